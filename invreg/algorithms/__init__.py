@@ -1,0 +1,1 @@
+"""Algorithms: how misfit and belief make a reconstruction."""

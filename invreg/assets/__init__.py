@@ -1,0 +1,1 @@
+"""Images that ship with the package, and the one function that reads each."""

@@ -1,0 +1,345 @@
+"""Batched iterative linear algebra: CG and LSQR with relative per-sample stopping, operator norms."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invreg._check import require_count, require_positive, require_tensor
+from invreg.interfaces import LinearOperator, NormalSolvable
+from invreg.random import Generator, draw
+
+
+@dataclass(frozen=True, eq=False)
+class LinearSolve:
+    """The result of a batched iterative solve.
+
+    Args:
+        x: the solutions, (B, *signal).
+        residual: final residual norm relative to the right-hand side's, (B,); for `lsqr` see there.
+        iterations: iterations each sample took, (B,), int64.
+        converged: whether each sample met its tolerance, (B,), bool.
+    """
+
+    x: Tensor
+    residual: Tensor
+    iterations: Tensor
+    converged: Tensor
+
+
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """Real part of <a, b> for each sample, (B,): the inner product that gradients of real functions see."""
+    if a.is_complex():
+        a, b = torch.view_as_real(a), torch.view_as_real(b)
+    return (a * b).flatten(1).sum(1)
+
+
+def norm(a: Tensor) -> Tensor:
+    """Euclidean norm of each sample, (B,); its gradient at zero is zero, and tiny entries do not underflow."""
+    flat = a.flatten(1)
+    flat = torch.view_as_real(flat).flatten(1) if a.is_complex() else flat
+    largest = flat.detach().abs().amax(1, keepdim=True)
+    scale = torch.where(largest > 0, largest, torch.ones_like(largest))
+    square = (flat / scale).square().sum(1)
+    zero = square == 0  # NaN is not zero: it must show
+    return torch.where(zero, 0, torch.where(zero, 1, square).sqrt() * scale[:, 0])
+
+
+def expand(per_sample: Tensor, like: Tensor) -> Tensor:
+    """(B,) -> (B, 1, ..., 1), to broadcast against `like`."""
+    return per_sample.reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def _divide(a: Tensor, b: Tensor) -> Tensor:
+    """A / b where b > 0, else 0: no absolute epsilon, so that nothing depends on scale."""
+    positive = b > 0
+    return torch.where(positive, a / torch.where(positive, b, 1), 0)
+
+
+def cg(
+    apply: Callable[[Tensor], Tensor],
+    b: Tensor,
+    *,
+    x0: Tensor | None = None,
+    rtol: float = 1e-6,
+    iterations: int = 100,
+    check_every: int = 10,
+    preconditioner: Callable[[Tensor], Tensor] | None = None,
+) -> LinearSolve:
+    """Conjugate gradients for H x = b, every sample at its own pace, differentiable implicitly.
+
+    A sample stops once |b - H x| <= rtol |b|; it is then frozen while others go on. The host looks every
+    `check_every` iterations. Solving for c b gives exactly c times the path of b, whatever the scale.
+    The backward pass solves one more system with H to the same tolerance; gradients reach b and every tensor that
+    `apply` closes over. Differentiable once.
+
+    Args:
+        apply: x -> H x with H Hermitian positive definite, (B, *signal) -> (B, *signal).
+        b: right-hand sides, (B, *signal), real or complex.
+        x0: first guess, default zero.
+        rtol: relative tolerance on the residual; 0 runs all iterations.
+        iterations: at most so many.
+        check_every: iterations between two looks at the device.
+        preconditioner: x -> M x, Hermitian positive definite, near the inverse of H.
+
+    Raises:
+        TypeError, ValueError: arguments of the wrong kind, or shapes that differ.
+
+    Source: Hestenes and Stiefel 1952.
+    """
+    require_tensor("b", b)
+    require_count("iterations", iterations, least=0)
+    require_count("check_every", check_every)
+    require_positive("rtol", rtol, zero_allowed=True)
+    if x0 is not None and x0.shape != b.shape:
+        raise ValueError(f"x0 must have the shape of b, {tuple(b.shape)}, got {tuple(x0.shape)}")
+    with torch.no_grad():
+        found = _cg(apply, b, x0, rtol, iterations, check_every, preconditioner)
+    if not torch.is_grad_enabled():
+        return found
+    # r is zero in value (to tolerance) but carries the graph of b and of all that `apply` closes over:
+    # d x = H^-1 (d b - d H x) is the implicit function theorem
+    remainder = b - apply(found.x)
+    if not remainder.requires_grad:
+        return found
+
+    def solve_adjoint(g: Tensor) -> Tensor:
+        return _cg(apply, g, None, rtol, iterations, check_every, preconditioner).x
+
+    x: Tensor = _ImplicitSolution.apply(remainder, found.x, solve_adjoint)  # type: ignore[no-untyped-call]
+    return LinearSolve(x, found.residual, found.iterations, found.converged)
+
+
+class _ImplicitSolution(torch.autograd.Function):
+    """The solution in the forward pass, H^-1 g to the remainder in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, remainder: Tensor, x: Tensor, solve: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.solve = solve
+        return x.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.solve(gradient), None, None
+
+
+def _cg(
+    apply: Callable[[Tensor], Tensor],
+    b: Tensor,
+    x0: Tensor | None,
+    rtol: float,
+    iterations: int,
+    check_every: int,
+    preconditioner: Callable[[Tensor], Tensor] | None,
+) -> LinearSolve:
+    size = norm(b)
+    unit = expand(torch.where(size > 0, size, 1), b)
+    b = b / unit  # so that no square under- or overflows, at any scale of b
+    if x0 is None:
+        x, residual = torch.zeros_like(b), b
+    else:
+        x = x0 / unit
+        residual = b - apply(x)
+    z = residual if preconditioner is None else preconditioner(residual)
+    direction, rho = z, inner(residual, z)
+    error = norm(residual)
+    threshold = rtol * (size > 0).to(error.dtype)
+    active = error > threshold
+    taken = torch.zeros_like(size, dtype=torch.int64)
+    for k in range(iterations):
+        if k % check_every == 0 and not bool(active.any()):
+            break
+        image = apply(direction)
+        step = torch.where(active, _divide(rho, inner(direction, image)), 0)
+        x = torch.addcmul(x, expand(step, b).to(b.dtype), direction)
+        residual = torch.addcmul(residual, expand(-step, b).to(b.dtype), image)
+        z = residual if preconditioner is None else preconditioner(residual)
+        rho_next = inner(residual, z)
+        direction = torch.addcmul(z, expand(_divide(rho_next, rho), b).to(b.dtype), direction)
+        taken = taken + active
+        squared = rho_next if preconditioner is None else inner(residual, residual)
+        error = torch.where(active, squared.clamp_min(0).sqrt(), error)
+        rho = rho_next
+        active = active & (error > threshold)
+    return LinearSolve(x * unit, error, taken, error <= threshold)
+
+
+def solve_normal(
+    operator: LinearOperator,
+    b: Tensor,
+    shift: Tensor | float,
+    *,
+    x0: Tensor | None = None,
+    rtol: float = 1e-6,
+    iterations: int = 100,
+    check_every: int = 10,
+) -> LinearSolve:
+    """X with (A^H A + shift) x = b, in closed form where the operator offers it, else by `cg`.
+
+    Args:
+        operator: A.
+        b: (B, *signal).
+        shift: >= 0, a number, () or (B, 1, ..., 1).
+        x0, rtol, iterations, check_every: as in `cg`.
+    """
+    if isinstance(operator, NormalSolvable):
+        real = b.dtype.to_real() if b.is_complex() else b.dtype
+        x = operator.solve_normal(b, torch.as_tensor(shift, dtype=real, device=b.device))
+        zero = torch.zeros(b.shape[0], dtype=real, device=b.device)
+        return LinearSolve(x, zero, zero.long(), torch.ones_like(zero, dtype=torch.bool))
+    return cg(
+        lambda x: operator.normal(x) + shift * x, b, x0=x0, rtol=rtol, iterations=iterations, check_every=check_every
+    )
+
+
+def lsqr(
+    operator: LinearOperator,
+    y: Tensor,
+    *,
+    damping: float = 0.0,
+    rtol: float = 1e-6,
+    iterations: int = 100,
+    check_every: int = 10,
+) -> LinearSolve:
+    """argmin_x |A x - y|^2 + damping^2 |x|^2 by Golub-Kahan bidiagonalisation, every sample at its own pace.
+
+    A sample stops once |A^H r - damping^2 x| <= rtol |A| |r| (estimates of the recurrence), or |r| <= rtol |y|.
+    It needs no A^H A and so sees the condition number of A once, where CG on the normal equations sees it twice.
+    Gradients reach y and A's tensors implicitly if damping > 0 or A has full column rank.
+
+    Args:
+        operator: A, (B, *signal) -> (B, *measurement).
+        y: measurements, (B, *measurement).
+        damping: >= 0.
+        rtol: relative tolerance of either stopping rule.
+        iterations: at most so many.
+        check_every: iterations between two looks at the device.
+
+    Returns:
+        `residual` is the smaller of the two relative measures above.
+
+    Source: Paige and Saunders 1982, "LSQR", with their stopping rules 1 and 2.
+    """
+    require_tensor("y", y)
+    require_count("iterations", iterations, least=0)
+    require_count("check_every", check_every)
+    require_positive("rtol", rtol, zero_allowed=True)
+    require_positive("damping", damping, zero_allowed=True)
+    with torch.no_grad():
+        found = _lsqr(operator, y, damping, rtol, iterations, check_every)
+    if not torch.is_grad_enabled():
+        return found
+    remainder = operator.adjoint(y - operator(found.x)) - damping**2 * found.x
+    if not remainder.requires_grad:
+        return found
+
+    def solve_adjoint(g: Tensor) -> Tensor:
+        return _cg(lambda v: operator.normal(v) + damping**2 * v, g, None, rtol, iterations, check_every, None).x
+
+    x: Tensor = _ImplicitSolution.apply(remainder, found.x, solve_adjoint)  # type: ignore[no-untyped-call]
+    return LinearSolve(x, found.residual, found.iterations, found.converged)
+
+
+def _normalised(v: Tensor) -> tuple[Tensor, Tensor]:
+    size = norm(v)
+    return v / expand(torch.where(size > 0, size, 1), v), size
+
+
+def _lsqr(
+    operator: LinearOperator, y: Tensor, damping: float, rtol: float, iterations: int, check_every: int
+) -> LinearSolve:
+    u, size = _normalised(y)
+    v, alpha = _normalised(operator.adjoint(u))
+    x, w = torch.zeros_like(v), v
+    rho_bar, phi_bar = alpha, (size > 0).to(alpha.dtype)  # in units of |y|
+    squares = torch.zeros_like(alpha)  # Frobenius estimate of |A|^2 + damping^2
+    damped = torch.zeros_like(alpha)
+    error = torch.where(phi_bar * alpha > 0, torch.ones_like(alpha), torch.zeros_like(alpha))
+    active = error > 0
+    taken = torch.zeros_like(alpha, dtype=torch.int64)
+    for k in range(iterations):
+        if k % check_every == 0 and not bool(active.any()):
+            break
+        u, beta = _normalised(operator(v) - expand(alpha, u) * u)
+        squares = squares + alpha**2 + beta**2 + damping**2
+        v_next, alpha_next = _normalised(operator.adjoint(u) - expand(beta, v) * v)
+        rho_damped = (rho_bar**2 + damping**2).sqrt()
+        psi = _divide(rho_bar.new_full(rho_bar.shape, damping), rho_damped) * phi_bar
+        phi_bar = _divide(rho_bar, rho_damped) * phi_bar
+        rho = (rho_damped**2 + beta**2).sqrt()
+        c, s = _divide(rho_damped, rho), _divide(beta, rho)
+        theta, phi = s * alpha_next, c * phi_bar
+        x = x + expand(torch.where(active, _divide(phi, rho), 0), x) * w
+        w = v_next - expand(_divide(theta, rho), v) * w
+        rho_bar, phi_bar = -c * alpha_next, s * phi_bar
+        v, alpha = v_next, alpha_next
+        damped = damped + psi**2
+        taken = taken + active
+        residual = (phi_bar**2 + damped).sqrt()
+        optimality = _divide(alpha * (c * phi_bar).abs(), squares.sqrt() * residual)
+        error = torch.where(active, torch.minimum(residual, optimality), error)
+        active = active & (error > rtol)
+    return LinearSolve(x * expand(size, x), error, taken, error <= rtol)
+
+
+def operator_norm(
+    operator: LinearOperator,
+    like: Tensor,
+    *,
+    iterations: int = 40,
+    rtol: float = 1e-4,
+    generator: Generator = None,
+) -> Tensor:
+    """Spectral norm |A| of each sample's operator, (B,), by Lanczos on A^H A; an upper estimate.
+
+    The largest Ritz value is a lower bound; half of its last change relative to the stopping rule is added as
+    margin (a factor 1 + rtol), so that 1 / |A|^2 is a safe step size.
+
+    Args:
+        operator: A.
+        like: a signal, (B, *signal), for shape, dtype and device; its values are not used.
+        iterations: Lanczos steps at most.
+        rtol: stop once the estimate changes by less than this between two steps.
+        generator: source of the random start; default a fixed seed, so that a run repeats itself.
+
+    Source: Kuczynski and Wozniakowski 1992, "Estimating the largest eigenvalue by the power and Lanczos algorithms".
+    """
+    if generator is None:
+        generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        v, _ = _normalised(draw(like, generator))
+        basis = [v]
+        diagonal: list[Tensor] = []
+        off_diagonal: list[Tensor] = []
+        estimate = torch.zeros(like.shape[0], dtype=torch.float64, device=like.device)
+        for k in range(iterations):
+            w = operator.normal(v)
+            diagonal.append(inner(v, w).double())
+            for q in basis:  # full reorthogonalisation: else the Ritz values repeat
+                w = w - expand(_complex_inner(q, w), w) * q
+            largest = _largest_ritz(diagonal, off_diagonal)
+            done = bool((largest - estimate <= rtol * largest).all()) and k > 2
+            estimate = largest
+            v, beta = _normalised(w)
+            if done or bool((beta.double() <= 1e-7 * estimate).all()):
+                break
+            basis.append(v)
+            off_diagonal.append(beta.double())
+    real = like.dtype.to_real() if like.is_complex() else like.dtype
+    return (estimate.clamp_min(0).sqrt() * (1 + rtol)).to(real)
+
+
+def _complex_inner(a: Tensor, b: Tensor) -> Tensor:
+    return (a.conj() * b).flatten(1).sum(1)
+
+
+def _largest_ritz(diagonal: list[Tensor], off_diagonal: list[Tensor]) -> Tensor:
+    matrix = torch.diag_embed(torch.stack(diagonal, 1))
+    if off_diagonal:
+        side = torch.stack(off_diagonal, 1)
+        matrix = matrix + torch.diag_embed(side, 1) + torch.diag_embed(side, -1)
+    values: Tensor = torch.linalg.eigvalsh(matrix)
+    return values[:, -1]

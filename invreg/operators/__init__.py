@@ -1,0 +1,1 @@
+"""Forward operators: what an instrument does."""

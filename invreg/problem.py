@@ -1,0 +1,144 @@
+"""A measurement, the operator that made it and its noise: the misfit half of misfit(A x, y) + R(x)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from invreg._check import require_finite, require_tensor
+from invreg.interfaces import LinearOperator, Noise, Operator
+from invreg.linalg import cg, solve_normal
+from invreg.noise import Gaussian
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """y = A(x) with noise; `misfit` is the negative log-likelihood of x.
+
+    Args:
+        operator: A.
+        y: the measurements, (B, *measurement), finite; zero where the operator samples nothing.
+        noise: how they scatter. The default `Gaussian(1)` makes the misfit |A x - y|^2 / 2.
+
+    Raises:
+        TypeError: an argument of the wrong kind.
+        ValueError: y has the wrong shape, NaN or Inf, or values where nothing is sampled.
+    """
+
+    operator: Operator
+    y: Tensor
+    noise: Noise = Gaussian()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.operator, Operator):
+            raise TypeError(f"operator must be an Operator, got {type(self.operator).__name__}")
+        if not isinstance(self.noise, Noise):
+            raise TypeError(f"noise must be a Noise such as Gaussian(0.1), got {type(self.noise).__name__}")
+        require_tensor("y", self.y)
+        self.operator.check_measurement(self.y)
+        require_finite("y", self.y)
+        mask = self.operator.sampled()
+        if mask is not None and bool((self.y.masked_fill(mask, 0) != 0).any()):
+            raise ValueError(
+                "y must be 0 where the operator samples nothing, got other values; multiply it by the mask"
+            )
+
+    @property
+    def count(self) -> Tensor:
+        """How many real numbers were measured in each sample, (B,), int64: a complex entry counts twice."""
+        mask = self.operator.sampled()
+        entries = torch.ones_like(self.y, dtype=torch.bool) if mask is None else mask.expand(self.y.shape)
+        return entries.flatten(1).sum(1) * (2 if self.y.is_complex() else 1)
+
+    @property
+    def is_quadratic(self) -> bool:
+        """Whether the misfit is a quadratic: a linear operator under Gaussian noise."""
+        return isinstance(self.operator, LinearOperator) and isinstance(self.noise, Gaussian)
+
+    def misfit(self, x: Tensor) -> Tensor:
+        """-log p(y | x) up to a constant, (B,)."""
+        return self.noise.nll(self.operator(x), self.y)
+
+    def misfit_gradient(self, x: Tensor) -> Tensor:
+        """Gradient of the misfit, (B, *signal)."""
+        if self.is_quadratic:  # A^H A may be cheaper than A^H after A, and A^H y is the same at every iteration
+            return self.normal(x) - self.backprojection()
+        return self.operator.vjp(x, self.noise.nll_gradient(self.operator(x), self.y))
+
+    def normal(self, x: Tensor) -> Tensor:
+        """A^H W A x with W = 1 / sigma^2, (B, *signal): the Hessian of a quadratic misfit.
+
+        Raises:
+            TypeError: the misfit is not quadratic.
+        """
+        operator, noise = self._quadratic()
+        if _is_scalar(noise.sigma):
+            return operator.normal(x) / noise.sigma**2
+        return operator.adjoint(operator(x) / noise.sigma**2)
+
+    def backprojection(self) -> Tensor:
+        """A^H W y with W = 1 / sigma^2, (B, *signal), of a quadratic misfit; computed once.
+
+        Raises:
+            TypeError: the misfit is not quadratic.
+        """
+        known: Tensor | None = self.__dict__.get("_backprojection")
+        if known is None:
+            operator, noise = self._quadratic()
+            known = operator.adjoint(self.y / noise.sigma**2)
+            if not known.requires_grad:  # a graph must not outlive its backward pass
+                self.__dict__["_backprojection"] = known
+        return known
+
+    def prox(
+        self,
+        z: Tensor,
+        variance: Tensor | float,
+        x0: Tensor | None = None,
+        *,
+        rtol: float = 1e-6,
+        iterations: int = 100,
+        check_every: int = 10,
+    ) -> Tensor:
+        """argmin_x misfit(x) + |x - z|^2 / (2 variance), (B, *signal), of a quadratic misfit.
+
+        In closed form where the operator offers it, else by conjugate gradients to the stated accuracy.
+
+        Args:
+            z: centre, (B, *signal).
+            variance: > 0, a number, () or (B, 1, ..., 1).
+            x0: first guess of the conjugate gradients, default z.
+            rtol, iterations, check_every: accuracy of the conjugate gradients, as in `cg`.
+
+        Raises:
+            TypeError: the misfit is not quadratic.
+        """
+        operator, noise = self._quadratic()
+        start = z if x0 is None else x0
+        if _is_scalar(noise.sigma):
+            shift = noise.sigma**2 / variance
+            b = self.backprojection() * noise.sigma**2 + shift * z
+            return solve_normal(
+                operator, b, shift, x0=start, rtol=rtol, iterations=iterations, check_every=check_every
+            ).x
+        b = self.backprojection() + z / variance
+        return cg(
+            lambda x: self.normal(x) + x / variance,
+            b,
+            x0=start,
+            rtol=rtol,
+            iterations=iterations,
+            check_every=check_every,
+        ).x
+
+    def _quadratic(self) -> tuple[LinearOperator, Gaussian]:
+        if isinstance(self.operator, LinearOperator) and isinstance(self.noise, Gaussian):
+            return self.operator, self.noise
+        raise TypeError(
+            "this needs a LinearOperator and Gaussian noise, got "
+            f"{type(self.operator).__name__} and {type(self.noise).__name__}; use GradientDescent or FISTA"
+        )
+
+
+def _is_scalar(sigma: float | Tensor) -> bool:
+    return not isinstance(sigma, Tensor) or sigma.ndim == 0

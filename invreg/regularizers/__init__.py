@@ -1,0 +1,1 @@
+"""Regularizers: what we believe before we measure."""
