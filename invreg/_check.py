@@ -57,7 +57,8 @@ def require_same_precision(name: str, value: Tensor, other_name: str, other: Ten
     wanted = other.dtype if other.is_complex() else other.dtype.to_complex() if value.is_complex() else other.dtype
     if value.dtype != wanted:
         raise TypeError(
-            f"{name} is {value.dtype} but {other_name} is {other.dtype}; use {name}.to({wanted}) or convert {other_name}"
+            f"{name} is {value.dtype} but {other_name} is {other.dtype}; "
+            f"use {name}.to({wanted}) or convert {other_name}"
         )
 
 

@@ -1,0 +1,184 @@
+"""The laws of every forward operator: one row for each class, and a check that no class lacks its row."""
+
+import inspect
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from invreg import operators
+from invreg.interfaces import LinearOperator, Operator
+from invreg.random import draw
+from invreg.testing import adjoint_gap, batch_gap, linearity_gap, normal_gap, relative_gap, vjp_gap
+
+BATCH = 2
+
+
+@dataclass(frozen=True)
+class Row:
+    """An operator to hold to the laws.
+
+    Args:
+        make: precision (float32 or float64) -> operator.
+        signals: which signals it takes, of "real" and "complex".
+        shape: the signal's shape where the operator does not fix it.
+    """
+
+    make: Callable[[torch.dtype], Operator]
+    signals: tuple[str, ...] = ("real", "complex")
+    shape: tuple[int, ...] | None = None
+
+    def signal(self, precision: torch.dtype, kind: str, seed: int = 0) -> Tensor:
+        operator = self.make(precision)
+        shape = operator.signal_shape or self.shape
+        assert shape is not None
+        dtype = precision.to_complex() if kind == "complex" else precision
+        return draw(torch.empty(BATCH, *shape, dtype=dtype), torch.Generator().manual_seed(seed))
+
+
+def seeded(*shape: int, dtype: torch.dtype, seed: int = 1) -> Tensor:
+    """A fixed random tensor for a row's buffers."""
+    return draw(torch.empty(shape, dtype=dtype), torch.Generator().manual_seed(seed))
+
+
+ROWS: dict[str, Row] = {
+    # --- mri: fourier, sense
+    # --- ct: radon, fan beam
+    # --- imaging: mask, blur, downsample, sensing, phase retrieval, stack
+    # --- analysis: gradient, wavelet
+}
+
+LINEAR = [name for name, row in ROWS.items() if isinstance(row.make(torch.float32), LinearOperator)]
+CASES = [(name, kind) for name, row in ROWS.items() for kind in row.signals]
+LINEAR_CASES = [(name, kind) for name, kind in CASES if name in LINEAR]
+
+
+def measurement(operator: Operator, x: Tensor) -> Tensor:
+    return draw(operator(x), torch.Generator().manual_seed(7))
+
+
+def test_every_operator_has_a_row() -> None:
+    classes = {
+        name
+        for name in operators.__all__
+        if inspect.isclass(getattr(operators, name)) and issubclass(getattr(operators, name), Operator)
+    }
+    assert classes - {name.split(":")[0] for name in ROWS} == set()
+
+
+@pytest.mark.parametrize(("precision", "bound"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
+@pytest.mark.parametrize(("name", "kind"), LINEAR_CASES)
+def test_adjoint_is_exact(name: str, kind: str, precision: torch.dtype, bound: float) -> None:
+    operator = ROWS[name].make(precision)
+    assert isinstance(operator, LinearOperator)
+    x = ROWS[name].signal(precision, kind)
+    assert adjoint_gap(operator, x, measurement(operator, x)) <= bound
+
+
+@pytest.mark.parametrize(("name", "kind"), LINEAR_CASES)
+def test_operator_is_linear_and_its_normal_is_adjoint_after_forward(name: str, kind: str) -> None:
+    operator = ROWS[name].make(torch.float64)
+    assert isinstance(operator, LinearOperator)
+    x = ROWS[name].signal(torch.float64, kind)
+    assert linearity_gap(operator, x, ROWS[name].signal(torch.float64, kind, 3)) <= 1e-12
+    assert normal_gap(operator, x) <= 1e-12
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_vjp_is_the_one_of_autograd(name: str, kind: str) -> None:
+    operator = ROWS[name].make(torch.float64)
+    x = ROWS[name].signal(torch.float64, kind)
+    assert vjp_gap(operator, x, measurement(operator, x)) <= 1e-10
+
+
+@pytest.mark.parametrize(("name", "kind"), LINEAR_CASES)
+def test_adjoint_can_be_differentiated(name: str, kind: str) -> None:
+    operator = ROWS[name].make(torch.float64)
+    assert isinstance(operator, LinearOperator)
+    x = ROWS[name].signal(torch.float64, kind)
+    y = measurement(operator, x).requires_grad_()
+    (gradient,) = torch.autograd.grad(operator.adjoint(y), y, x)
+    wanted = operator(x)
+    wanted = wanted if gradient.is_complex() or not wanted.is_complex() else wanted.real
+    assert relative_gap(gradient, wanted) <= 1e-10
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_item_of_a_batch_is_the_item_alone(name: str, kind: str) -> None:
+    operator = ROWS[name].make(torch.float64)
+    assert batch_gap(operator, ROWS[name].signal(torch.float64, kind)) <= 1e-12
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_result_keeps_precision_and_shape(name: str, kind: str, precision: torch.dtype) -> None:
+    operator = ROWS[name].make(precision)
+    x = ROWS[name].signal(precision, kind)
+    y = operator(x)
+    assert y.real.dtype == precision
+    assert operator.measurement_shape is None or tuple(y.shape) == (BATCH, *operator.measurement_shape)
+    if isinstance(operator, LinearOperator):
+        back = operator.adjoint(y)
+        assert back.shape == x.shape
+        assert back.real.dtype == precision
+        if y.is_complex() == x.is_complex():
+            assert back.dtype == x.dtype
+
+
+@pytest.mark.parametrize("name", list(ROWS))
+def test_to_changes_precision_and_keeps_complex_buffers(name: str) -> None:
+    row = ROWS[name]
+    x = row.signal(torch.float64, row.signals[0])
+    want = row.make(torch.float64)(x)
+    got = row.make(torch.float32).to(torch.float64)(x)
+    assert relative_gap(got, want) <= 1e-5
+
+
+@pytest.mark.parametrize("name", list(ROWS))
+def test_pickle_round_trip_is_the_same_operator(name: str) -> None:
+    row = ROWS[name]
+    operator = row.make(torch.float32)
+    x = row.signal(torch.float32, row.signals[0])
+    assert torch.equal(pickle.loads(pickle.dumps(operator))(x), operator(x))
+
+
+@pytest.mark.parametrize("name", list(ROWS))
+def test_wrong_shape_and_wrong_precision_are_refused(name: str) -> None:
+    row = ROWS[name]
+    operator = row.make(torch.float32)
+    x = row.signal(torch.float32, row.signals[0])
+    if operator.signal_shape is not None:
+        with pytest.raises(ValueError, match="x must be"):
+            operator(x[0])
+        with pytest.raises(ValueError, match="x must be"):
+            operator(x[..., :-1])
+    if any(b.is_floating_point() or b.is_complex() for b in operator.buffers()):
+        with pytest.raises(TypeError, match=r"float32|complex64"):
+            operator(row.signal(torch.float64, row.signals[0]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(ROWS))
+def test_compiles_into_one_graph(name: str) -> None:
+    row = ROWS[name]
+    operator = row.make(torch.float64)
+    x = row.signal(torch.float64, row.signals[0])
+    torch._dynamo.reset()
+    assert relative_gap(torch.compile(operator, fullgraph=True, backend="aot_eager")(x), operator(x)) <= 1e-12
+    if isinstance(operator, LinearOperator):
+        y = operator(x)
+        adjoint = torch.compile(operator.adjoint, fullgraph=True, backend="aot_eager")
+        assert relative_gap(adjoint(y), operator.adjoint(y)) <= 1e-12
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_gpu_agrees_with_cpu(name: str, kind: str) -> None:
+    operator = ROWS[name].make(torch.float64)
+    x = ROWS[name].signal(torch.float64, kind)
+    want = operator(x)
+    assert relative_gap(operator.cuda()(x.cuda()).cpu(), want) <= 1e-12
