@@ -32,14 +32,19 @@ class LinearSolve:
 def inner(a: Tensor, b: Tensor) -> Tensor:
     """Real part of <a, b> for each sample, (B,): the inner product that gradients of real functions see."""
     if a.is_complex():
-        a, b = torch.view_as_real(a), torch.view_as_real(b)
-    return (a * b).flatten(1).sum(1)
+        a, b = _real_view(a), _real_view(b)
+    return (a * b).reshape(a.shape[0], -1).sum(1)
+
+
+def _real_view(a: Tensor) -> Tensor:
+    return torch.view_as_real(a.resolve_conj())
 
 
 def norm(a: Tensor) -> Tensor:
-    """Euclidean norm of each sample, (B,); its gradient at zero is zero, and tiny entries do not underflow."""
-    flat = a.flatten(1)
-    flat = torch.view_as_real(flat).flatten(1) if a.is_complex() else flat
+    """Euclidean norm of each sample, (B,); its gradient at zero is zero, and no square under- or overflows."""
+    flat = (_real_view(a) if a.is_complex() else a).reshape(a.shape[0], -1)
+    if flat.dtype in (torch.float16, torch.bfloat16):  # many entries: their squares need more range and digits
+        return norm(flat.float()).to(flat.dtype)
     largest = flat.detach().abs().amax(1, keepdim=True)
     scale = torch.where(largest > 0, largest, torch.ones_like(largest))
     square = (flat / scale).square().sum(1)
@@ -71,7 +76,10 @@ def cg(
     """Conjugate gradients for H x = b, every sample at its own pace, differentiable implicitly.
 
     A sample stops once |b - H x| <= rtol |b|; it is then frozen while others go on. The host looks every
-    `check_every` iterations. Solving for c b gives exactly c times the path of b, whatever the scale.
+    `check_every` iterations. Solving for c b gives c times the path of b, whatever the scale.
+    The residual of the recurrence drifts from the true one by rounding: where it meets the tolerance, the true one is
+    computed and the iteration restarts from it if need be. What is reported is then the true residual; a tolerance
+    below what the precision allows (about the machine epsilon times the condition number) reads as not converged.
     The backward pass solves one more system with H to the same tolerance; gradients reach b and every tensor that
     `apply` closes over. Differentiable once.
 
@@ -79,7 +87,7 @@ def cg(
         apply: x -> H x with H Hermitian positive definite, (B, *signal) -> (B, *signal).
         b: right-hand sides, (B, *signal), real or complex.
         x0: first guess, default zero.
-        rtol: relative tolerance on the residual; 0 runs all iterations.
+        rtol: relative tolerance on the residual; 0 runs all iterations and never looks at the device.
         iterations: at most so many.
         check_every: iterations between two looks at the device.
         preconditioner: x -> M x, Hermitian positive definite, near the inverse of H.
@@ -95,6 +103,8 @@ def cg(
     require_positive("rtol", rtol, zero_allowed=True)
     if x0 is not None and x0.shape != b.shape:
         raise ValueError(f"x0 must have the shape of b, {tuple(b.shape)}, got {tuple(x0.shape)}")
+    if x0 is not None and x0.is_complex() and not b.is_complex():
+        raise TypeError(f"x0 must be real as b is, {b.dtype}, got {x0.dtype}; use x0.real")
     with torch.no_grad():
         found = _cg(apply, b, x0, rtol, iterations, check_every, preconditioner)
     if not torch.is_grad_enabled():
@@ -136,35 +146,70 @@ def _cg(
     preconditioner: Callable[[Tensor], Tensor] | None,
 ) -> LinearSolve:
     size = norm(b)
+    solvable = expand(size > 0, b)
     unit = expand(torch.where(size > 0, size, 1), b)
     b = b / unit  # so that no square under- or overflows, at any scale of b
     if x0 is None:
         x, residual = torch.zeros_like(b), b
     else:
-        x = x0 / unit
+        x = torch.where(solvable, x0 / unit, 0).to(b.dtype)  # b = 0 has the solution 0
         residual = b - apply(x)
-    z = residual if preconditioner is None else preconditioner(residual)
-    direction, rho = z, inner(residual, z)
     error = norm(residual)
     threshold = rtol * (size > 0).to(error.dtype)
     active = error > threshold
     taken = torch.zeros_like(size, dtype=torch.int64)
-    for k in range(iterations):
-        if k % check_every == 0 and not bool(active.any()):
+    left, first = iterations, True
+    while True:
+        start = error
+        x, error, steps, used = _descend(
+            apply, x, residual, start, threshold, active, rtol > 0, left, check_every, preconditioner
+        )
+        taken, left = taken + steps, left - used
+        if rtol == 0 or not used or not bool((active & (error <= threshold)).any()):
             break
+        residual = b - apply(x)
+        error = norm(residual)
+        active = error > threshold  # the recurrence promised too much
+        if not first:
+            active = active & (error < 0.5 * start)  # else it is as good as the precision allows
+        first = False
+        if not left or not bool(active.any()):
+            break
+    return LinearSolve(x * unit, error, taken, (error <= threshold) & size.isfinite())
+
+
+def _descend(
+    apply: Callable[[Tensor], Tensor],
+    x: Tensor,
+    residual: Tensor,
+    error: Tensor,
+    threshold: Tensor,
+    active: Tensor,
+    may_stop: bool,
+    iterations: int,
+    check_every: int,
+    preconditioner: Callable[[Tensor], Tensor] | None,
+) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Conjugate directions from x until no sample is active: x, residual norms, steps of each sample, steps of all."""
+    z = residual if preconditioner is None else preconditioner(residual)
+    direction, rho = z, inner(residual, z)
+    taken = torch.zeros_like(active, dtype=torch.int64)
+    for k in range(iterations):
+        if may_stop and k % check_every == 0 and not bool(active.any()):
+            return x, error, taken, k
         image = apply(direction)
         step = torch.where(active, _divide(rho, inner(direction, image)), 0)
-        x = torch.addcmul(x, expand(step, b).to(b.dtype), direction)
-        residual = torch.addcmul(residual, expand(-step, b).to(b.dtype), image)
+        x = torch.addcmul(x, expand(step, x).to(x.dtype), direction)
+        residual = torch.addcmul(residual, expand(-step, x).to(x.dtype), image)
         z = residual if preconditioner is None else preconditioner(residual)
         rho_next = inner(residual, z)
-        direction = torch.addcmul(z, expand(_divide(rho_next, rho), b).to(b.dtype), direction)
+        direction = torch.addcmul(z, expand(_divide(rho_next, rho), x).to(x.dtype), direction)
         taken = taken + active
         squared = rho_next if preconditioner is None else inner(residual, residual)
         error = torch.where(active, squared.clamp_min(0).sqrt(), error)
         rho = rho_next
         active = active & (error > threshold)
-    return LinearSolve(x * unit, error, taken, error <= threshold)
+    return x, error, taken, iterations
 
 
 def solve_normal(
@@ -182,9 +227,14 @@ def solve_normal(
     Args:
         operator: A.
         b: (B, *signal).
-        shift: >= 0, a number, () or (B, 1, ..., 1).
+        shift: > 0, a number, () or (B, 1, ..., 1); 0 only where A^H A is invertible.
         x0, rtol, iterations, check_every: as in `cg`.
+
+    Raises:
+        ValueError: shift is a number < 0.
     """
+    if not isinstance(shift, Tensor):
+        require_positive("shift", shift, zero_allowed=True)
     if isinstance(operator, NormalSolvable):
         real = b.dtype.to_real() if b.is_complex() else b.dtype
         x = operator.solve_normal(b, torch.as_tensor(shift, dtype=real, device=b.device))
@@ -255,34 +305,35 @@ def _lsqr(
     v, alpha = _normalised(operator.adjoint(u))
     x, w = torch.zeros_like(v), v
     rho_bar, phi_bar = alpha, (size > 0).to(alpha.dtype)  # in units of |y|
-    squares = torch.zeros_like(alpha)  # Frobenius estimate of |A|^2 + damping^2
-    damped = torch.zeros_like(alpha)
-    error = torch.where(phi_bar * alpha > 0, torch.ones_like(alpha), torch.zeros_like(alpha))
+    frobenius = torch.zeros_like(alpha)  # estimate of sqrt(|A|^2 + damping^2); hypot, since squares under- and overflow
+    damped, level = torch.zeros_like(alpha), torch.full_like(alpha, damping)
+    solved = (size == 0) | (alpha == 0)  # NaN is neither, and must not read as solved
+    error = torch.where(solved, torch.zeros_like(alpha), torch.ones_like(alpha))
     active = error > 0
     taken = torch.zeros_like(alpha, dtype=torch.int64)
     for k in range(iterations):
-        if k % check_every == 0 and not bool(active.any()):
+        if rtol and k % check_every == 0 and not bool(active.any()):
             break
         u, beta = _normalised(operator(v) - expand(alpha, u) * u)
-        squares = squares + alpha**2 + beta**2 + damping**2
+        frobenius = torch.hypot(torch.hypot(frobenius, alpha), torch.hypot(beta, level))
         v_next, alpha_next = _normalised(operator.adjoint(u) - expand(beta, v) * v)
-        rho_damped = (rho_bar**2 + damping**2).sqrt()
-        psi = _divide(rho_bar.new_full(rho_bar.shape, damping), rho_damped) * phi_bar
+        rho_damped = torch.hypot(rho_bar, level)
+        psi = _divide(level, rho_damped) * phi_bar
         phi_bar = _divide(rho_bar, rho_damped) * phi_bar
-        rho = (rho_damped**2 + beta**2).sqrt()
+        rho = torch.hypot(rho_damped, beta)
         c, s = _divide(rho_damped, rho), _divide(beta, rho)
         theta, phi = s * alpha_next, c * phi_bar
-        x = x + expand(torch.where(active, _divide(phi, rho), 0), x) * w
+        x = torch.where(expand(active, x), x + expand(_divide(phi, rho), x) * w, x)
         w = v_next - expand(_divide(theta, rho), v) * w
         rho_bar, phi_bar = -c * alpha_next, s * phi_bar
         v, alpha = v_next, alpha_next
-        damped = damped + psi**2
+        damped = torch.hypot(damped, psi)
         taken = taken + active
-        residual = (phi_bar**2 + damped).sqrt()
-        optimality = _divide(alpha * (c * phi_bar).abs(), squares.sqrt() * residual)
+        residual = torch.hypot(phi_bar, damped)
+        optimality = _divide(alpha, frobenius) * _divide((c * phi_bar).abs(), residual)
         error = torch.where(active, torch.minimum(residual, optimality), error)
         active = active & (error > rtol)
-    return LinearSolve(x * expand(size, x), error, taken, error <= rtol)
+    return LinearSolve(x * expand(size, x), error, taken, (error <= rtol) & size.isfinite())
 
 
 def operator_norm(

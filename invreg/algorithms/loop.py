@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from invreg._check import require_count, require_positive, require_tensor
+from invreg._check import require_count, require_finite, require_positive, require_tensor
 from invreg.interfaces import LinearOperator, Regularizer
-from invreg.linalg import norm
 from invreg.problem import Problem
 
 if TYPE_CHECKING:
@@ -155,6 +154,7 @@ class Reconstruction:
         }
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
         os.close(handle)
+        os.chmod(temporary, 0o644)  # mkstemp's 0o600 is meant for secrets
         try:
             save_file(tensors, temporary, {"reconstruction": json.dumps(about, default=str)})
             os.replace(temporary, path)
@@ -192,13 +192,11 @@ class Run(Generic[P, S], Iterator[S]):
     def __init__(self, algorithm: Algorithm[P, S], problem: Problem, prior: P, x0: Tensor | None) -> None:
         self.algorithm, self.problem, self.prior = algorithm, problem, prior
         self.iteration = 0
-        self.state = algorithm.init(problem, prior, x0)
-        self._initial = self.state.x
         self._start = time.perf_counter()
+        with torch.no_grad():  # a learned prior would else keep the graph of every iteration
+            self.state = algorithm.init(problem, prior, x0)
         self._change: list[Tensor] = []
-        self._checked: list[int] = []
-        self._misfit: list[Tensor] = []
-        self._penalty: list[Tensor] = []
+        self._record: list[tuple[int, Tensor, Tensor]] = []
         self._finished = False
 
     def __iter__(self) -> Run[P, S]:
@@ -209,38 +207,41 @@ class Run(Generic[P, S], Iterator[S]):
         if self._finished or self.iteration >= algorithm.iterations:
             raise StopIteration
         before = self.state.x
-        progress = (self.iteration + 1) / algorithm.iterations
-        self.state = algorithm.step(self.problem, self.prior, self.state, progress)
+        with torch.no_grad():
+            state = algorithm.step(self.problem, self.prior, self.state, (self.iteration + 1) / algorithm.iterations)
+            change = _relative_change(state.x, before)
+        # nothing that takes time between these lines, so that an interrupt finds them all done or none
+        self.state = state
         self.iteration += 1
-        x = self.state.x.detach()
-        size = norm(x)
-        self._change.append(norm(x - before.detach()) / torch.where(size > 0, size, 1))
+        self._change.append(change)
         if self.iteration % algorithm.check_every == 0 or self.iteration == algorithm.iterations:
-            self._check(x)
+            self._check()
         return self.state
 
-    def _check(self, x: Tensor) -> None:
+    @torch.no_grad()
+    def _check(self) -> None:
         """The one place where the host looks at the device."""
-        with torch.no_grad():
-            self._checked.append(self.iteration)
-            self._misfit.append(self.problem.misfit(x))
-            self._penalty.append(self._penalty_of(x))
-        change = self._change[-1]
-        done = ~change.isfinite() | (change <= self.algorithm.rtol)
+        x, change, rtol = self.state.x, self._change[-1], self.algorithm.rtol
+        misfit = self.problem.misfit(x)
+        self._record.append((self.iteration, misfit, self._penalty_of(x, misfit)))
+        done = ~change.isfinite()
+        if rtol:
+            done = done | (change <= rtol)
         self._finished = bool(done.all())
 
-    def _penalty_of(self, x: Tensor) -> Tensor:
+    def _penalty_of(self, x: Tensor, misfit: Tensor) -> Tensor:
         if isinstance(self.prior, Regularizer):
-            return self.prior(x).detach()
-        missing = 0.0 if self.prior is None else float("nan")
-        return torch.full_like(self._misfit[-1], missing)
+            return self.prior(x).expand_as(misfit)
+        return torch.full_like(misfit, 0.0 if self.prior is None else float("nan"))
 
     def reconstruction(self) -> Reconstruction:
         """The image of the last finished iteration with its record."""
-        batch = self.state.x.shape[0]
-        change = torch.stack(self._change) if self._change else self.problem.y.real.new_zeros(0, batch)
-        stacked = [torch.stack(v) if v else change.new_zeros(0, batch) for v in (self._misfit, self._penalty)]
-        history = History(change, torch.tensor(self._checked, dtype=torch.int64), *stacked)
+        empty = self.problem.y.real.new_zeros(0, self.state.x.shape[0])
+        change = torch.stack(self._change) if self._change else empty
+        misfit = torch.stack([m for _, m, _ in self._record]) if self._record else empty
+        penalty = torch.stack([p for _, _, p in self._record]) if self._record else empty
+        checked = torch.tensor([k for k, _, _ in self._record], dtype=torch.int64)
+        history = History(change, checked, misfit, penalty)
         return Reconstruction(
             self.state.x,
             history,
@@ -263,6 +264,13 @@ class Run(Generic[P, S], Iterator[S]):
             Status.NOT_FINITE if not good else Status.CONVERGED if small <= self.algorithm.rtol else rest
             for good, small in zip(finite, last, strict=True)
         )
+
+
+def _relative_change(x: Tensor, before: Tensor) -> Tensor:
+    """|x - before| / |x| of each sample, (B,); where x is zero, 1 if it moved and 0 if not."""
+    size = torch.linalg.vector_norm(x.flatten(1), dim=1)
+    moved = torch.linalg.vector_norm((x - before).flatten(1), dim=1)
+    return torch.where(size == 0, (moved > 0).to(moved.dtype), moved / size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,17 +304,19 @@ class Algorithm(ABC, Generic[P, S]):
     def iterate(self, problem: Problem, prior: P, x0: Tensor | None = None) -> Run[P, S]:
         """An iterator of states, for progress, live plots and early stop; its `reconstruction()` is the result so far.
 
+        No graph is kept. To differentiate through the iterations, call `init` and `step` yourself.
+
         Args:
             problem: what to fit.
             prior: what is believed of the image; which kinds are possible, the algorithm says.
             x0: first image, (B, *signal); default zero for a linear operator.
 
         Raises:
-            ValueError: x0 is missing for a non-linear operator, or has the wrong shape.
+            TypeError: the prior or the problem is of a kind that the algorithm cannot do, or x0 has another precision.
+            ValueError: x0 is missing for a non-linear operator, has the wrong shape, or NaN or Inf.
         """
         if x0 is not None:
-            require_tensor("x0", x0)
-            problem.operator.check_signal(x0)
+            _check_start(problem, x0)
         return Run(self, problem, prior, x0)
 
     def solve(self, problem: Problem, prior: P, x0: Tensor | None = None, *, throw: bool = True) -> Reconstruction:
@@ -332,6 +342,16 @@ class Algorithm(ABC, Generic[P, S]):
                 "use a smaller step size, check the scale of y, or look at it with throw=False"
             )
         return result
+
+
+def _check_start(problem: Problem, x0: Tensor) -> None:
+    require_tensor("x0", x0)
+    problem.operator.check_signal(x0)
+    if x0.shape[0] != problem.y.shape[0]:
+        raise ValueError(f"x0 must have the batch size of y, {problem.y.shape[0]}, got {x0.shape[0]}")
+    if x0.real.dtype != problem.y.real.dtype:
+        raise TypeError(f"x0 must have the precision of y, {problem.y.dtype}, got {x0.dtype}; use x0.to(...)")
+    require_finite("x0", x0)
 
 
 def starting_point(problem: Problem, x0: Tensor | None) -> Tensor:
