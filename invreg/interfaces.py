@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar, runtime_checkable
@@ -42,10 +43,14 @@ class Operator(nn.Module, ABC):
 
     def vjp(self, x: Tensor, v: Tensor) -> Tensor:
         """J(x)^H v: (B, *signal), (B, *measurement) -> (B, *signal). May be overridden by a faster form of the same."""
+        differentiable = torch.is_grad_enabled() and (x.requires_grad or v.requires_grad or self._has_gradient())
         with torch.enable_grad():
-            point = x.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(self(point), point, v, create_graph=torch.is_grad_enabled())
+            point = x if differentiable and x.requires_grad else x.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self(point), point, v, create_graph=differentiable)
         return gradient
+
+    def _has_gradient(self) -> bool:
+        return any(t.requires_grad for t in itertools.chain(self.parameters(), self.buffers()))
 
     def sampled(self) -> Tensor | None:
         """Which entries of the measurement are measured: a bool mask that broadcasts to (B, *measurement).
@@ -67,6 +72,7 @@ class Operator(nn.Module, ABC):
 
     def __matmul__(self, other: Operator) -> Operator:
         """A @ B: first B, then A; linear if both are."""
+        _require_operator("@", other, Operator)
         if isinstance(self, LinearOperator) and isinstance(other, LinearOperator):
             return LinearComposition(self, other)
         return Composition(self, other)
@@ -79,14 +85,14 @@ class Operator(nn.Module, ABC):
 
 def _keep_kind(t: Tensor, fn: Callable[[Tensor], Tensor]) -> Tensor:
     """Apply a device or precision change without turning complex into real or real into complex."""
-    if t.is_complex():
-        target = fn(torch.empty(0, dtype=t.dtype.to_real(), device=t.device))
-        return t.to(target.device, target.dtype.to_complex())
-    if t.is_floating_point():
-        target = fn(torch.empty(0, dtype=t.dtype, device=t.device))
-        if target.is_complex():
-            return t.to(target.device, target.dtype.to_real())
-    return fn(t)
+    if not (t.is_complex() or t.is_floating_point()):
+        return fn(t)
+    real = t.dtype.to_real() if t.is_complex() else t.dtype
+    target = fn(torch.empty(0, dtype=real, device=t.device))
+    if target.dtype == real:  # a change of device or memory only
+        return fn(t)
+    wanted = target.dtype.to_real() if target.is_complex() else target.dtype
+    return t.to(target.device, wanted.to_complex() if t.is_complex() else wanted)
 
 
 class LinearOperator(Operator):
@@ -104,7 +110,8 @@ class LinearOperator(Operator):
         return self.adjoint(self(x))
 
     def vjp(self, x: Tensor, v: Tensor) -> Tensor:
-        return self.adjoint(v)
+        gradient = self.adjoint(v)
+        return gradient.real if gradient.is_complex() and not x.is_complex() else gradient
 
     @property
     def H(self) -> LinearOperator:
@@ -112,9 +119,11 @@ class LinearOperator(Operator):
         return Adjoint(self)
 
     def __add__(self, other: LinearOperator) -> LinearOperator:
+        _require_operator("+", other, LinearOperator)
         return Sum(self, other)
 
     def __sub__(self, other: LinearOperator) -> LinearOperator:
+        _require_operator("-", other, LinearOperator)
         return Sum(self, Scaled(other, -1.0))
 
     def __neg__(self) -> LinearOperator:
@@ -122,6 +131,12 @@ class LinearOperator(Operator):
 
     def __rmul__(self, scale: complex | Tensor) -> LinearOperator:
         return Scaled(self, scale)
+
+
+def _require_operator(symbol: str, other: object, kind: type[Operator]) -> None:
+    if not isinstance(other, kind):
+        hint = "; apply an operator with A(x)" if isinstance(other, Tensor) else ""
+        raise TypeError(f"A {symbol} B needs a {kind.__name__} on its right, got {type(other).__name__}{hint}")
 
 
 def _meet(a: tuple[int, ...] | None, b: tuple[int, ...] | None, what: str) -> tuple[int, ...] | None:
@@ -233,6 +248,9 @@ class Scaled(LinearOperator):
             if isinstance(self.scale, Tensor)
             else (self.scale.conjugate() * self.operator.adjoint(y))
         )
+
+    def normal(self, x: Tensor) -> Tensor:
+        return abs(self.scale) ** 2 * self.operator.normal(x)
 
     def sampled(self) -> Tensor | None:
         return self.operator.sampled()

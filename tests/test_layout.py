@@ -21,8 +21,9 @@ FLOORS: dict[str, float] = {
     **dict.fromkeys(("linalg", "data"), 1.2),
     # 2: physics, models, data
     **dict.fromkeys(("noise", "operators", "models", "transport", "collocation"), 2.0),
-    **dict.fromkeys(("problem", "noise_level", "simulate", "mri"), 2.1),
+    **dict.fromkeys(("problem", "noise_level", "mri"), 2.1),
     **dict.fromkeys(("io", "testing"), 2.2),
+    "simulate": 2.3,
     # 3: beliefs and how to act on them
     **dict.fromkeys(("regularizers", "algorithms"), 3.0),
     # 4: what joins them
@@ -34,7 +35,7 @@ FLOORS: dict[str, float] = {
 # the files of a folder that their siblings build on; all others do not know of each other
 SHARED: dict[str, set[str]] = {
     "algorithms": {"loop", "renoise", "smooth"},
-    "io": {"files", "hdf5", "records"},
+    "io": {"dicom_series", "files", "hdf5", "ismrmrd_header", "records"},
     "models": {"schedule"},
     "operators": {"blur", "fourier"},
     "regularizers": {"norms"},

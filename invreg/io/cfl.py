@@ -50,8 +50,8 @@ def read(path: Path) -> KSpace | Image:
 def _record(data: Any, fields: dict[str, Any]) -> KSpace | Image:
     kind, ndim = fields.pop("kind", None), fields.pop("ndim", None)
     coils = data.shape[1]
-    if kind == "Image" and coils > 1:
-        raise ValueError(f"the header says an image, but there are {coils} coils; the pair does not belong together")
+    if kind == "Sinogram" or (kind == "Image" and coils > 1):
+        raise ValueError(f"the header says {kind}, but there are {coils} coils; the pair does not belong together")
     is_image = kind == "Image" or (kind is None and coils == 1)
     if is_image:
         data = data[:, 0]

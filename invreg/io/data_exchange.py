@@ -67,7 +67,7 @@ def read(path: Path) -> Sinogram:
         photons = photons.clamp_min(1)[:, None]
         integrals, _ = line_integrals(counts, photons)
         integrals = _bridge(integrals, alive)
-        meta = {"dead_cells": int((~alive).sum()), "dark_field": bool((dark != 0).any())}
+        meta: dict[str, Any] = {"dead_cells": int((~alive).sum()), "dark_field": bool((dark != 0).any())}
         centre = None
         try:
             centre = find_centre(integrals, angles)
@@ -133,6 +133,7 @@ def _pitch(path: Path, file: Any) -> float | None:
 
 def _bridge(integrals: Tensor, alive: Tensor) -> Tensor:
     """Dead cells (rows, detectors) interpolated linearly from their living neighbours, the nearest at the ends."""
+    integrals = integrals.clone()
     for row in torch.nonzero(~alive.all(1)).flatten().tolist():
         good = torch.nonzero(alive[row]).flatten()
         if good.numel() == 0:
@@ -166,7 +167,8 @@ def find_centre(sinogram: Tensor, angles: Tensor) -> float:
     """
     if sinogram.ndim != 3 or sinogram.is_complex() or angles.shape != sinogram.shape[1:2]:
         raise ValueError(
-            f"sinogram must be real (B, angles, detectors) with (angles,), got {tuple(sinogram.shape)} and {tuple(angles.shape)}"
+            "sinogram must be real (B, angles, detectors) with (angles,), "
+            f"got {tuple(sinogram.shape)} and {tuple(angles.shape)}"
         )
     if sinogram.shape[1] < 3 or sinogram.shape[2] < 8:
         raise ValueError(f"sinogram must have 3 angles and 8 cells at least, got {tuple(sinogram.shape[1:])}")
@@ -200,7 +202,8 @@ def _facing_pairs(values: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
     backwards = torch.nonzero(angles - math.pi >= float(angles[0]) - 1.01 * step).flatten()
     if chosen.numel() == 0 or step <= 0:
         raise ValueError(
-            f"angles must cover half a turn, got {math.degrees(last - float(angles[0])):.1f} degrees; give the centre by hand"
+            f"angles must cover half a turn, got {math.degrees(last - float(angles[0])):.1f} degrees; "
+            "give the centre by hand"
         )
     here = [values[:, chosen], values[:, backwards]]
     facing = [_interpolate(values, angles, wanted[chosen]), _interpolate(values, angles, angles[backwards] - math.pi)]
@@ -216,13 +219,14 @@ def _interpolate(values: Tensor, angles: Tensor, at: Tensor) -> Tensor:
 
 
 def _concordance(here: Tensor, facing: Tensor) -> Tensor:
-    """2 <p, q(m - .)> / (|p|^2 + |q|^2) over the overlap, for every m = 0 ... 2 (n - 1); 1 is a perfect mirror image."""
+    """2 <p, q(m - .)> / (|p|^2 + |q|^2) over the overlap, for every m = 0 ... 2 (n - 1); 1 is perfect."""
     n = here.shape[-1]
     size = 1 << (2 * n - 1).bit_length()
 
     def convolve(a: Tensor, b: Tensor) -> Tensor:
-        product = torch.fft.rfft(a, size) * torch.fft.rfft(b, size)
-        return torch.fft.irfft(product.sum(tuple(range(product.ndim - 1))), size)[: 2 * n - 1]
+        product: Tensor = torch.fft.rfft(a, size) * torch.fft.rfft(b, size)
+        sums: Tensor = torch.fft.irfft(product.sum(tuple(range(product.ndim - 1))), size)
+        return sums[: 2 * n - 1]
 
     ones = torch.ones_like(here)
     energy = convolve(here.square(), ones) + convolve(ones, facing.square())

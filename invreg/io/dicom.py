@@ -182,9 +182,10 @@ def _stack(headers: list[Any]) -> tuple[list[int], torch.Tensor, tuple[float, ..
         )
     geometry = [one for one in known if one is not None]
     row, column, _ = geometry[0]
+    first_spacing = np.array(_spacing(headers[0]))
     for header, one in zip(headers, geometry, strict=True):
         same = (header.Rows, header.Columns) == (headers[0].Rows, headers[0].Columns)
-        same = same and np.allclose(_spacing(header), _spacing(headers[0]), rtol=1e-4)
+        same = same and np.allclose(np.array(_spacing(header)), first_spacing, rtol=1e-4)
         if not same or not np.allclose((one[0], one[1]), (row, column), atol=1e-3):
             raise ValueError("slices differ in size, spacing or orientation; put each stack into its own directory")
     heights = np.array([one[2] @ np.cross(row, column) for one in geometry])
@@ -248,7 +249,7 @@ def write(path: Path, record: Record, *, overwrite: bool = False) -> None:
 
 
 def _write_directory(path: Path, headers: list[Any], overwrite: bool) -> None:
-    """All files in a new directory, which then takes the name; an old series is moved away first and back on failure."""
+    """All files in a new directory, which then takes the name; an old series is moved aside, and back on failure."""
     path = Path(os.path.realpath(path))
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: the directory {path.parent} does not exist; make it first")

@@ -1,4 +1,4 @@
-"""HDF5 laid out as the fastMRI data set: kspace (slice, [coil,] y, x), mask over columns, an optional ISMRMRD header."""
+"""HDF5 laid out as the fastMRI data: kspace (slice, [coil,] y, x), mask over columns, maybe an ISMRMRD header."""
 
 from pathlib import Path
 from typing import Any

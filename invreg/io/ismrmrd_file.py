@@ -140,7 +140,7 @@ def _sort(heads: Any) -> _Kinds:
         raise ValueError("reversed readouts (EPI) are not read; reverse and phase-correct them first")
     if ((heads["flags"] >> np.uint64(52)) & np.uint64(0xF) != 0)[useful].any():
         raise ValueError("compressed acquisitions are not read; write the file again without compression")
-    return _Kinds(*(np.flatnonzero(part) for part in (noise, imaging, calibration_only)), skipped)
+    return _Kinds(np.flatnonzero(noise), np.flatnonzero(imaging), np.flatnonzero(calibration_only), skipped)
 
 
 def _encoding(header: Header, imaging: Any) -> Encoding:
@@ -161,10 +161,11 @@ def _encoding(header: Header, imaging: Any) -> Encoding:
 def _samples(lines: Any, heads: Any, index: Any, coils: int) -> Any:
     """The samples of some acquisitions, one (coils, samples) array after the other."""
     fields = lines.fields("data")
-    for start in range(0, index.size, _BLOCK):
-        block = index[start : start + _BLOCK]
-        content = fields[block]
-        for i, values in zip(block, content, strict=True):
+    for start in range(int(index[0]), int(index[-1]) + 1, _BLOCK):  # whole ranges: HDF5 is slow to pick single lines
+        block = index[(index >= start) & (index < start + _BLOCK)]
+        content = fields[start : start + _BLOCK] if block.size else ()
+        for i in block:
+            values = content[i - start]
             count = int(heads["number_of_samples"][i])
             if np.asarray(values).size != 2 * coils * count or np.asarray(values).dtype != np.float32:
                 raise ValueError(
@@ -216,7 +217,8 @@ def _whitening(covariance: Tensor) -> Tensor:
     if bool(failed) or not bool(torch.isfinite(factor).all()):
         raise ValueError("the noise covariance is singular; a coil is dead or doubled, leave it out")
     unit = torch.eye(covariance.shape[0], dtype=covariance.dtype)
-    return math.sqrt(2) * torch.linalg.solve_triangular(factor, unit, upper=False)
+    inverse: Tensor = torch.linalg.solve_triangular(factor, unit, upper=False)
+    return math.sqrt(2) * inverse
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,10 +239,10 @@ class _Grid:
         x, y, z = encoding.matrix
         entries = len(items) * coils * x * y * z
         held = int(heads["number_of_samples"][kinds.imaging].astype(np.int64).sum()) * coils
-        if entries > min(_LARGEST_GRID, max(256 * held, 1 << 24)):
+        if entries > min(_LARGEST_GRID, max(64 * held, 1 << 22)):
             raise ValueError(
-                f"the header asks for {len(items)} x {coils} x {z} x {y} x {x} entries but the file holds {held} samples; "
-                "the header is damaged, or the scan should be split"
+                f"the header asks for {len(items)} x {coils} x {z} x {y} x {x} entries but the file holds {held} "
+                "samples; the header is damaged, or the scan should be split"
             )
         steps = [
             n // 2 - (n // 2 if centre is None else centre) for n, centre in zip((y, z), encoding.centres, strict=True)
@@ -260,8 +262,8 @@ class _Grid:
             start = self.origin - int(head["center_sample"]) + first
             if first >= last or start < 0 or start + last - first > x:
                 raise ValueError(
-                    f"acquisition {i} has samples {first}:{last} about centre {head['center_sample']}, which do not fit "
-                    f"the encoded readout of {x}; the header is damaged"
+                    f"acquisition {i} has samples {first}:{last} about centre {head['center_sample']}, which do not "
+                    f"fit the encoded readout of {x}; the header is damaged"
                 )
             taken = values[:, first:last] if matrix is None else matrix @ values[:, first:last]
             data[item, plane, row, :, start : start + last - first] += taken
@@ -282,8 +284,8 @@ class _Grid:
         row, plane = int(idx["kspace_encode_step_1"]) + self.steps[0], int(idx["kspace_encode_step_2"]) + self.steps[1]
         if not (0 <= row < self.shape[1] and 0 <= plane < self.shape[0]):
             raise ValueError(
-                f"encoding steps ({idx['kspace_encode_step_1']}, {idx['kspace_encode_step_2']}) lie outside the encoded "
-                f"matrix {self.shape[1]} x {self.shape[0]}; the header's limits are wrong"
+                f"encoding steps ({idx['kspace_encode_step_1']}, {idx['kspace_encode_step_2']}) lie outside the "
+                f"encoded matrix {self.shape[1]} x {self.shape[0]}; the header's limits are wrong"
             )
         return item, row, plane
 
@@ -341,7 +343,8 @@ def _crop_readout(data: Tensor, n: int) -> Tensor:
     start = full // 2 - n // 2
     image = torch.fft.fftshift(torch.fft.ifft(torch.fft.ifftshift(data, dim=-1), norm="ortho"), dim=-1)
     image = image[..., start : start + n]
-    return torch.fft.fftshift(torch.fft.fft(torch.fft.ifftshift(image, dim=-1), norm="ortho"), dim=-1)
+    kspace: Tensor = torch.fft.fftshift(torch.fft.fft(torch.fft.ifftshift(image, dim=-1), norm="ortho"), dim=-1)
+    return kspace
 
 
 def _sigma(counts: Tensor) -> float | Tensor:

@@ -40,9 +40,8 @@ def read(path: Path) -> Image:
             dtype = header.get_data_dtype()
             require_stored(path, int(np.prod(shape, dtype=object)) * dtype.itemsize, size, compressed=compressed)
             array = np.asanyarray(image.dataobj)
-        if dtype.kind in "iu" and dtype.itemsize <= 2 and array.dtype.kind == "f":
-            array = array.astype(np.float32)
-        elif dtype.kind == "f" and dtype.itemsize == 4:
+        scaled = dtype.kind in "iu" and dtype.itemsize <= 2 and array.dtype.kind == "f"
+        if scaled or (dtype.kind == "f" and dtype.itemsize == 4):
             array = array.astype(np.float32)
         array = array.reshape((*shape, 1, 1)[:4] if len(shape) < 4 else shape[:4])
         return _record(as_tensor(array.transpose(3, 2, 1, 0), "the image"), image)

@@ -78,7 +78,8 @@ def _record(path: Path, arrays: dict[str, Any]) -> Record:
     found = [name for name in _NAMES if name in arrays]
     if len(found) != 1:
         raise ValueError(
-            f"{path}: wanted exactly one array named kspace, sinogram or image, got {', '.join(sorted(arrays)) or 'none'}"
+            f"{path}: wanted exactly one array named kspace, sinogram or image, "
+            f"got {', '.join(sorted(arrays)) or 'none'}"
             "; save it under one of these names"
         )
     kind = _NAMES[found[0]]

@@ -217,13 +217,13 @@ def centre_crop(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     Raises:
         ValueError: `shape` exceeds x.
     """
-    window = []
+    window: list[slice] = []
     for full, n in zip(x.shape[x.ndim - len(shape) :], shape, strict=True):
         if not 1 <= n <= full:
             raise ValueError(f"shape must be within {tuple(x.shape)}, got {shape}")
         start = full // 2 - n // 2
         window.append(slice(start, start + n))
-    return x[(..., *window)]
+    return x[tuple([slice(None)] * (x.ndim - len(window)) + window)]
 
 
 def to_json(record: Record) -> str:

@@ -187,6 +187,6 @@ def _within_hdf5(path: Path, labelled: Format | None) -> Format:
             return _BY_NAME["ismrmrd"]
         names = ", ".join(sorted(map(str, file))[:12]) or "nothing"
     raise ValueError(
-        f"{path}: HDF5 with {names} is none of the known layouts: fastMRI (kspace), ISMRMRD (dataset/xml, dataset/data), "
-        "Data Exchange (exchange/data); rename its datasets"
+        f"{path}: HDF5 with {names} is none of the known layouts: fastMRI (kspace), ISMRMRD (dataset/xml, "
+        "dataset/data), Data Exchange (exchange/data); rename its datasets"
     )

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from types import EllipsisType
 
 import torch
 from torch import Tensor
@@ -37,7 +38,8 @@ class _Convolution:
         padded = torch.nn.functional.pad(kernel, pad)
         padded = padded.roll([-((k - 1) // 2) for k in self.size], axes)
         batch = kernel.shape[: kernel.ndim - self.dim] or (1,)
-        return torch.fft.fftn(padded, dim=axes).reshape(*batch, *(1,) * self.leading, *self.grid)
+        transfer: Tensor = torch.fft.fftn(padded, dim=axes)
+        return transfer.reshape(*batch, *(1,) * self.leading, *self.grid)
 
 
 def _filter(x: Tensor, transfer: Tensor, dim: int, real: bool) -> Tensor:
@@ -45,8 +47,10 @@ def _filter(x: Tensor, transfer: Tensor, dim: int, real: bool) -> Tensor:
     axes = tuple(range(-dim, 0))
     if real and not x.is_complex():
         half = transfer[..., : transfer.shape[-1] // 2 + 1]
-        return torch.fft.irfftn(half * torch.fft.rfftn(x, dim=axes), s=x.shape[-dim:], dim=axes)
-    return torch.fft.ifftn(transfer * torch.fft.fftn(x, dim=axes), dim=axes)
+        filtered: Tensor = torch.fft.irfftn(half * torch.fft.rfftn(x, dim=axes), s=x.shape[-dim:], dim=axes)
+    else:
+        filtered = torch.fft.ifftn(transfer * torch.fft.fftn(x, dim=axes), dim=axes)
+    return filtered
 
 
 class Blur(LinearOperator):
@@ -129,7 +133,10 @@ class ValidBlur(LinearOperator):
         self.dim = layout.dim
         # the circular convolution puts its first entry free of wrapping at k - 1 - c, c = (k - 1) // 2
         first = [k - 1 - (k - 1) // 2 for k in layout.size]
-        self._window = (..., *(slice(f, f + v) for f, v in zip(first, valid, strict=True)))
+        self._window: tuple[EllipsisType | slice, ...] = (
+            ...,
+            *(slice(f, f + v) for f, v in zip(first, valid, strict=True)),
+        )
         ends = zip(reversed(first), reversed(layout.size), strict=True)
         self._padding = [p for f, k in ends for p in (f, k - 1 - f)]
         self.register_buffer("kernel", kernel)
@@ -190,9 +197,7 @@ def _each(name: str, value: float | Sequence[float], dim: int) -> tuple[float, .
     return values
 
 
-def motion_kernel(
-    length: float, angle: float, *, spacing: float = 1.0, dtype: torch.dtype = torch.float32
-) -> Tensor:
+def motion_kernel(length: float, angle: float, *, spacing: float = 1.0, dtype: torch.dtype = torch.float32) -> Tensor:
     """The point spread function of straight uniform motion during the exposure: a line segment about the centre.
 
     Each entry is the share of the segment that lies within its pixel, exactly, so the sum is 1 at any angle.
@@ -213,8 +218,8 @@ def motion_kernel(
     require_positive("spacing", spacing)
     reach = length / spacing / 2
     run = (math.sin(angle), math.cos(angle))
-    half = math.ceil(max(reach * abs(run[0]), reach * abs(run[1])) - 0.5)
-    index = torch.arange(-max(half, 0), max(half, 0) + 1, dtype=torch.float64)
+    half = max(math.ceil(reach * max(abs(run[0]), abs(run[1])) - 0.5 - 1e-9), 0)
+    index = torch.arange(-half, half + 1, dtype=torch.float64)
     enter = torch.full((len(index), len(index)), -reach, dtype=torch.float64)
     leave = -enter
     for axis, speed in enumerate(run):  # the part of the segment between each pixel's two sides, axis by axis

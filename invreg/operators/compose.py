@@ -1,6 +1,6 @@
 """Several measurements of one signal, one under the other."""
 
-import itertools
+import functools
 import math
 from collections.abc import Sequence
 from typing import cast
@@ -12,7 +12,7 @@ from invreg.interfaces import LinearOperator
 
 
 class Stack(LinearOperator):
-    """Linear operators one under the other: y = (A_1 x, A_2 x, ...), each flattened, in one tensor (B, m_1 + m_2 + ...).
+    """Linear operators one under the other: y = (A_1 x, A_2 x, ...), flattened into one tensor (B, m_1 + m_2 + ...).
 
     The parts share one dtype: complex as soon as one of them is. `split(y)` gives the parts back in their shapes,
     `join(parts)` makes y of measured ones.
@@ -56,8 +56,7 @@ class Stack(LinearOperator):
         return torch.cat([operator(x).flatten(1) for operator in self._parts], 1)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        parts = [operator.adjoint(part) for operator, part in zip(self._parts, self.split(y), strict=True)]
-        return _sum(parts)
+        return _sum([operator.adjoint(part) for operator, part in zip(self._parts, self.split(y), strict=True)])
 
     def normal(self, x: Tensor) -> Tensor:
         self.check_signal(x)
@@ -66,8 +65,8 @@ class Stack(LinearOperator):
     def split(self, y: Tensor) -> tuple[Tensor, ...]:
         """The parts of a measurement, each (B, *measurement of its operator)."""
         self.check_measurement(y)
-        parts = y.split(self._sizes, 1)
-        return tuple(part.unflatten(1, shape) for part, shape in zip(parts, self._shapes, strict=True))
+        parts = torch.split(y, self._sizes, 1)
+        return tuple(part.reshape(-1, *shape) for part, shape in zip(parts, self._shapes, strict=True))
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         """The measurement (B, m_1 + m_2 + ...) made of its parts, each (B, *measurement of its operator).
@@ -96,4 +95,4 @@ class Stack(LinearOperator):
 
 
 def _sum(parts: Sequence[Tensor]) -> Tensor:
-    return list(itertools.accumulate(parts))[-1]
+    return functools.reduce(torch.add, parts)

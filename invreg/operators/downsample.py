@@ -1,6 +1,7 @@
 """Coarser detectors: an anti-aliasing blur, then every f-th pixel."""
 
 import math
+from types import EllipsisType
 
 import torch
 from torch import Tensor
@@ -43,14 +44,14 @@ class Downsample(LinearOperator):
             raise ValueError(f"kernel must have one axis for each of {len(factor)} factors, got {tuple(kernel.shape)}")
         grid = signal_shape[len(signal_shape) - len(factor) :]
         if len(factor) > len(signal_shape) or any(n % f for n, f in zip(grid, factor, strict=True)):
-            raise ValueError(f"factor must divide the last axes of the signal {signal_shape}, got {factor}; crop or pad")
+            raise ValueError(f"factor must divide the last axes of the signal {signal_shape}, got {factor}")
         if kernel is None:
             kernel = torch.full(factor, 1 / math.prod(factor))
         coarse = tuple(n // f for n, f in zip(grid, factor, strict=True))
         super().__init__(signal_shape, (*signal_shape[: len(signal_shape) - len(factor)], *coarse))
         self.factor = factor
         self.blur = Blur(kernel, signal_shape)
-        self._kept = (..., *(slice(f // 2, None, f) for f in factor))
+        self._kept: tuple[EllipsisType | slice, ...] = (..., *(slice(f // 2, None, f) for f in factor))
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_signal(x)
@@ -75,5 +76,6 @@ class Downsample(LinearOperator):
         transfer = self.blur.transfer
         power = transfer.real.square() + transfer.imag.square()
         for axis, f in enumerate(self.factor, start=power.ndim - len(self.factor)):
-            power = power.unflatten(axis, (f, power.shape[axis] // f)).mean(axis)
+            folded = (*power.shape[:axis], f, power.shape[axis] // f, *power.shape[axis + 1 :])
+            power = power.reshape(folded).mean(axis)
         return power

@@ -24,13 +24,15 @@ def centred_fft(x: Tensor, dim: int = 2) -> Tensor:
         Complex, shaped as x.
     """
     axes = _axes(dim)
-    return torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(x, axes), dim=axes, norm="ortho"), axes)
+    y: Tensor = torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(x, axes), dim=axes, norm="ortho"), axes)
+    return y
 
 
 def centred_ifft(y: Tensor, dim: int = 2) -> Tensor:
     """The inverse and adjoint of `centred_fft`, (..., [z,] [y,] x) complex."""
     axes = _axes(dim)
-    return torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(y, axes), dim=axes, norm="ortho"), axes)
+    x: Tensor = torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(y, axes), dim=axes, norm="ortho"), axes)
+    return x
 
 
 def _axes(dim: int) -> tuple[int, ...]:
@@ -178,7 +180,9 @@ class MaskedFourier(LinearOperator):
         require_tensor("mask", mask)
         grid = tuple(mask.shape[-len(_axes(dim)) :]) if shape is None else tuple(shape)
         if len(grid) != dim or mask.ndim < dim:
-            raise ValueError(f"mask and shape must have {dim} spatial axes (dim={dim}), got {tuple(mask.shape)}, {shape}")
+            raise ValueError(
+                f"mask and shape must have {dim} spatial axes (dim={dim}), got {tuple(mask.shape)}, {shape}"
+            )
         super().__init__(grid, grid)
         self.dim = dim
         self.register_buffer("mask", sampling_mask(mask, grid, ("B",)))
@@ -211,7 +215,8 @@ class MaskedFourier(LinearOperator):
         if not axes:
             return x * weight
         spectrum = torch.fft.fftn(x, dim=axes, norm="ortho") * torch.fft.ifftshift(weight, axes)
-        return torch.fft.ifftn(spectrum, dim=axes, norm="ortho")
+        filtered: Tensor = torch.fft.ifftn(spectrum, dim=axes, norm="ortho")
+        return filtered
 
     def sampled(self) -> Tensor:
         return self.mask
@@ -229,4 +234,3 @@ def require_batch(name: str, value: Tensor, batch: int, owner: str) -> None:
     """Raise ValueError if a constant that differs by sample meets a batch of another size."""
     if batch not in (1, value.shape[0]):
         raise ValueError(f"{name} must have batch size {batch}, that of the {owner}, got {value.shape[0]}")
-

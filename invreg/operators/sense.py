@@ -148,9 +148,7 @@ def _check_maps(maps: Tensor, dim: int, layout: tuple[str, ...]) -> None:
     require_complex("maps", maps)
     wanted = (*layout, *("z", "y", "x")[3 - dim :])
     if maps.ndim != len(wanted):
-        hint = (
-            "SoftSense takes several sets of maps, Sense one, and dim=3 is for volumes; add a batch axis with maps[None]"
-        )
+        hint = "SoftSense takes several sets of maps, Sense one, and dim=3 is for volumes; add a batch axis with maps[None]"
         raise ValueError(f"maps must be ({', '.join(wanted)}) for dim={dim}, got {tuple(maps.shape)}; {hint}")
     require_finite("maps", maps.detach())
 

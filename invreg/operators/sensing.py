@@ -47,7 +47,7 @@ class MatrixSensing(LinearOperator):
         self.check_measurement(y)
         require_same_precision("y", y, "matrix", self.matrix)
         assert self.signal_shape is not None
-        return _rows(y, self.matrix.conj()).unflatten(1, self.signal_shape)
+        return _rows(y, self.matrix.conj()).reshape(-1, *self.signal_shape)
 
 
 def _rows(x: Tensor, matrix: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ class HadamardSensing(LinearOperator):
             raise ValueError(f"signs must be {n} numbers +-1, got {signs.numel()} numbers or others")
         if rows.ndim != 1 or not len(rows) or int(rows.min()) < 0 or int(rows.max()) >= n:
             raise ValueError(f"rows must be (m,) indices from 0 to {n - 1}, got {tuple(rows.shape)} or others")
-        if len(rows.unique()) != len(rows):
+        if bool((rows.sort().values.diff() == 0).any()):
             raise ValueError("rows must be distinct, got repeated ones; use rows.unique()")
         super().__init__(shape, (len(rows),))
         self.register_buffer("rows", rows.clone())
@@ -154,7 +154,7 @@ class HadamardSensing(LinearOperator):
         assert self.signal_shape is not None
         n = self.signs.shape[0]
         full = y.new_zeros(y.shape[0], n).index_copy(1, self.rows, y * math.sqrt(self.gain / n))
-        return (_hadamard(full) * self.signs).unflatten(1, self.signal_shape)
+        return (_hadamard(full) * self.signs).reshape(-1, *self.signal_shape)
 
     def solve_normal(self, b: Tensor, shift: Tensor) -> Tensor:
         """(A^H A + shift)^-1 b: A^H A is n / m times a projection."""

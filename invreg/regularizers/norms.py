@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from invreg._check import require_count, require_positive, require_same_precision
 from invreg.interfaces import LinearOperator, NormalSolvable, Regularizer
-from invreg.linalg import cg, solve_normal
+from invreg.linalg import cg, expand, norm, solve_normal
 
 Pullback = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -47,6 +47,11 @@ def shrink(x: Tensor, size: Tensor, threshold: float | Tensor) -> Tensor:
     kept = size >= threshold
     factor = torch.where(kept, 1 - threshold / torch.where(kept & (size > 0), size, 1), 0)
     return x * factor
+
+
+def binary_scale(x: Tensor) -> Tensor:
+    """The power of two next to each sample's norm, (B, 1, ..., 1): dividing by it is exact and keeps squares in range."""
+    return expand(torch.exp2(torch.frexp(norm(x)).exponent.to(x.real.dtype)), x)
 
 
 class ImplicitProx(torch.autograd.Function):

@@ -10,17 +10,28 @@ from torch import Tensor
 
 from invreg._check import require_count, require_positive
 from invreg.interfaces import LinearOperator, Regularizer
-from invreg.linalg import cg, expand, inner, norm
+from invreg.linalg import cg, expand, norm
 from invreg.operators.gradient import Gradient
 from invreg.regularizers.norms import (
+    L1,
     GroupL1,
     ImplicitProx,
+    binary_scale,
     group_norm,
     needs_graph,
     sample_sum,
     scaled_step,
     threshold_tensor,
 )
+
+
+@dataclass(frozen=True, eq=False)
+class _Point:
+    """A denoised image z with its dual field q and the bound t of that, in units of `unit`, (B, 1, ..., 1)."""
+
+    z: Tensor
+    q: Tensor
+    t: Tensor
 
 
 class TotalVariation(Regularizer[Tensor]):
@@ -30,11 +41,11 @@ class TotalVariation(Regularizer[Tensor]):
     over directions. Complex entries count with their modulus, so that TV(exp(i phi) x) = TV(x).
 
     `prox` minimises the dual by fast projected gradient with restart. A sample stops at the first check where the
-    duality gap guarantees |z - z*| <= rtol |x|; it depends on x and step alone. Gradients pass through `prox`
+    duality gap guarantees |z - z*| <= rtol |x|; the result depends on x and step alone. Gradients pass through `prox`
     implicitly (once), by one solve with conjugate gradients.
 
     Args:
-        weight: >= 0, a number or a 0-d tensor, which may require a gradient; per pixel or per mm as voxel_size says.
+        weight: >= 0, a number or a 0-d tensor, which may require a gradient.
         dim: number of spatial axes, 1 to 3.
         isotropic: couple the directions.
         channel_dim: axis of (B, ...) that holds channels, which share their edges; None if there is none.
@@ -48,7 +59,7 @@ class TotalVariation(Regularizer[Tensor]):
 
     Source: Rudin, Osher and Fatemi 1992; prox: Beck and Teboulle 2009, "Fast gradient-based algorithms for constrained
     total variation image denoising", without their constraint; momentum of Chambolle and Dossal 2015 with a = 3;
-    restart where the dual grew between two checks, after O'Donoghue and Candes 2015.
+    restart where the dual objective got worse between two checks, after O'Donoghue and Candes 2015.
     """
 
     def __init__(
@@ -69,7 +80,7 @@ class TotalVariation(Regularizer[Tensor]):
         require_count("check_every", check_every)
         self.gradient = Gradient(dim, channel_dim, voxel_size)
         channels = () if channel_dim is None else (channel_dim + 1 if channel_dim > 0 else channel_dim,)
-        self.axis = ((1, *channels) if isotropic else channels) or None
+        self.axis = (1, *channels) if isotropic else channels
         self.rtol, self.iterations, self.check_every = rtol, iterations, check_every
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,7 +89,7 @@ class TotalVariation(Regularizer[Tensor]):
     @property
     def terms(self) -> tuple[tuple[LinearOperator | None, L1 | GroupL1], ...]:
         """weight * |.|_(2,1) of the gradient."""
-        penalty = L1(self.weight) if self.axis is None else GroupL1(self.weight, self.axis)
+        penalty = GroupL1(self.weight, self.axis) if self.axis else L1(self.weight)
         return ((self.gradient, penalty),)
 
     def prox(self, x: Tensor, step: Tensor | float) -> Tensor:
@@ -94,29 +105,94 @@ class TotalVariation(Regularizer[Tensor]):
 
     def _size(self, field: Tensor) -> Tensor:
         """Norm of every group, with length 1 along the axes of a group."""
-        return field.abs() if self.axis is None else group_norm(field, self.axis)
+        return group_norm(field, self.axis) if self.axis else field.abs()
 
     def _dot(self, a: Tensor, b: Tensor) -> Tensor:
         """Real inner product in every group."""
         product = a.real * b.real + a.imag * b.imag if a.is_complex() else a * b
-        return product if self.axis is None else product.sum(self.axis, keepdim=True)
+        return product.sum(self.axis, keepdim=True) if self.axis else product
 
     def _denoise(self, x: Tensor, t: Tensor) -> _Point:
-        """argmin_z t TV(z) + |z - x|^2 / 2 through its dual: max over |q| <= t of -|x - grad^H q|^2 / 2."""
-        size = norm(x)
-        unit = torch.exp2(torch.frexp(size).exponent)  # a power of two: squares neither under- nor overflow, exactly
-        x, size = x / expand(unit, x), size / unit
-        t = (t / expand(unit, x)).unsqueeze(1)
+        """argmin_z t TV(z) + |z - x|^2 / 2 through its dual: min over |q| <= t of |x - grad^H q|^2 / 2."""
+        unit = binary_scale(x)
+        x, t = x / unit, (t / unit).unsqueeze(1)
         floor = t.clamp_min(torch.finfo(t.dtype).tiny)
         tau = self.gradient.norm_bound**-2
         q = ahead = self.gradient(torch.zeros_like(x))
-        z, best, error = x, q, torch.full_like(size, torch.inf)
-        age, energy, done = torch.zeros_like(t + size.reshape(t.shape[0] if False else -1, *(1,) * x.ndim)), error, error < 0
+        age = torch.zeros_like(t)
+        tolerance = self.rtol * norm(x)
+        energy, error = torch.full_like(tolerance, torch.inf), torch.full_like(tolerance, torch.inf)
+        done, found = error < 0, (x, q)
         for k in range(1, self.iterations + 1):
             ahead = torch.add(ahead, self.gradient(x - self.gradient.adjoint(ahead)), alpha=tau)
             new = ahead * (t / torch.maximum(self._size(ahead), floor))
             age = age + 1
-            ahead = new + (age - 1) / (age + 3) * (new - q)
+            ahead = torch.addcmul(new, ((age - 1) / (age + 3)).to(new.dtype), new - q)
             q = new
-            if k % self.check_every == 0 and self.rtol > 0:
-                now = x - self.gradient.adjoint(q)
+            last = k == self.iterations
+            if last or (self.rtol > 0 and k % self.check_every == 0):
+                z = x - self.gradient.adjoint(q)
+                found = (_keep(done, found[0], z), _keep(done, found[1], q))
+                if self.rtol == 0:
+                    break
+                error = torch.where(done, error, self._distance(z, q, t))
+                done = ~(error > tolerance)  # NaN is done: it must show, not run on
+                if last or bool(done.all()):
+                    break
+                before, energy = energy, norm(z)
+                age = torch.where(expand(energy > before, age), 0, age)
+        if self.rtol > 0 and not bool(done.all()):
+            self._warn(float((error / tolerance).max()) * self.rtol)
+        return _Point(found[0] * unit, found[1] * unit.unsqueeze(1), t * unit.unsqueeze(1))
+
+    def _distance(self, z: Tensor, q: Tensor, t: Tensor) -> Tensor:
+        """Upper bound of |z - z*|, (B,): sqrt(2 gap), as the primal objective is 1-strongly convex."""
+        slope = self.gradient(z)
+        gap = sample_sum(t * self._size(slope) - self._dot(slope, q))  # group by group: no cancellation of totals
+        return (2 * gap.clamp_min(0)).sqrt()
+
+    def _warn(self, reached: float) -> None:
+        warnings.warn(
+            f"TotalVariation.prox reached accuracy {reached:.1e} > rtol = {self.rtol:g} "
+            f"in {self.iterations} iterations; raise iterations or loosen rtol",
+            stacklevel=4,
+        )
+
+    def _pull_back(self, point: _Point, g: Tensor) -> tuple[Tensor, Tensor]:
+        """The prox's symmetric Jacobian times g, and <g, dz/dt>, (B,).
+
+        At the solution q = P(v), v = q + tau grad z. Groups with |v| <= t keep grad z = 0; in the others q = t n with
+        n = v / |v|. Hence dz = g - grad^H u, where u has no part along n and solves, on such fields,
+        (kappa + grad grad^H) u = grad g with kappa = |grad z| / t in the second kind of groups and 0 in the first;
+        and dz/dt = -J grad^H n over the second kind.
+        """
+        gradient, t = self.gradient, point.t
+        tau = gradient.norm_bound**-2
+        v = torch.add(point.q, gradient(point.z), alpha=tau)
+        size = self._size(v)
+        moving = size > t
+        normal = torch.where(moving, v / torch.where(moving, size, 1), 0)
+        free = ~moving | (t > 0)
+        kappa = torch.where(moving & free, (size - t) / (tau * torch.where(t > 0, t, 1)), 0)
+
+        def tangential(u: Tensor) -> Tensor:
+            return torch.where(free, u - normal * self._dot(normal, u), 0)
+
+        def system(u: Tensor) -> Tensor:
+            return kappa * u + tangential(gradient(gradient.adjoint(u)))
+
+        eps = torch.finfo(t.dtype).eps
+        u = cg(
+            system,
+            tangential(gradient(g)),
+            rtol=max(self.rtol / 100, 10 * eps),
+            iterations=self.iterations,
+            preconditioner=lambda r: r / (kappa + 1 / (2 * tau)),
+        ).x
+        to_x = g - gradient.adjoint(u)
+        return to_x, -sample_sum(self._dot(normal, gradient(to_x)))
+
+
+def _keep(done: Tensor, old: Tensor, new: Tensor) -> Tensor:
+    """What was found for samples that are done, the new for the others."""
+    return torch.where(expand(done, new), old, new)
