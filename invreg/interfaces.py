@@ -72,7 +72,7 @@ class Operator(nn.Module, ABC):
 
     def __matmul__(self, other: Operator) -> Operator:
         """A @ B: first B, then A; linear if both are."""
-        _require_operator("@", other, Operator)
+        _require_operator("@", other, linear=False)
         if isinstance(self, LinearOperator) and isinstance(other, LinearOperator):
             return LinearComposition(self, other)
         return Composition(self, other)
@@ -119,11 +119,11 @@ class LinearOperator(Operator):
         return Adjoint(self)
 
     def __add__(self, other: LinearOperator) -> LinearOperator:
-        _require_operator("+", other, LinearOperator)
+        _require_operator("+", other, linear=True)
         return Sum(self, other)
 
     def __sub__(self, other: LinearOperator) -> LinearOperator:
-        _require_operator("-", other, LinearOperator)
+        _require_operator("-", other, linear=True)
         return Sum(self, Scaled(other, -1.0))
 
     def __neg__(self) -> LinearOperator:
@@ -133,10 +133,11 @@ class LinearOperator(Operator):
         return Scaled(self, scale)
 
 
-def _require_operator(symbol: str, other: object, kind: type[Operator]) -> None:
-    if not isinstance(other, kind):
+def _require_operator(symbol: str, other: object, *, linear: bool) -> None:
+    if not isinstance(other, LinearOperator if linear else Operator):
+        wanted = "a LinearOperator" if linear else "an Operator"
         hint = "; apply an operator with A(x)" if isinstance(other, Tensor) else ""
-        raise TypeError(f"A {symbol} B needs a {kind.__name__} on its right, got {type(other).__name__}{hint}")
+        raise TypeError(f"A {symbol} B needs {wanted} on its right, got {type(other).__name__}{hint}")
 
 
 def _meet(a: tuple[int, ...] | None, b: tuple[int, ...] | None, what: str) -> tuple[int, ...] | None:
@@ -250,7 +251,8 @@ class Scaled(LinearOperator):
         )
 
     def normal(self, x: Tensor) -> Tensor:
-        return abs(self.scale) ** 2 * self.operator.normal(x)
+        power = (self.scale.conj() * self.scale).real if isinstance(self.scale, Tensor) else abs(self.scale) ** 2
+        return power * self.operator.normal(x)
 
     def sampled(self) -> Tensor | None:
         return self.operator.sampled()

@@ -38,9 +38,8 @@ def reading(path: Path, kind: str) -> Iterator[None]:
         if text.startswith(f"{path}:"):
             raise ValueError(text) from error
         origin = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        raise ValueError(
-            f"{path}: wanted a readable {kind} file, got {origin}{text}; check its kind or get a fresh copy"
-        ) from error
+        advice = "" if ";" in text else "; check its kind or get a fresh copy"
+        raise ValueError(f"{path}: cannot be read as {kind}: {origin}{text}{advice}") from error
 
 
 def require_file(path: Path) -> int:

@@ -13,6 +13,7 @@ from invreg.io import hdf5
 from invreg.io.files import reading
 from invreg.io.ismrmrd_header import Encoding, Header, parse_header
 from invreg.io.records import KSpace
+from invreg.mri.prewhitening import noise_covariance, whitening_matrix
 
 # Bits of the acquisition flags, numbered from 1 as in the ISMRMRD standard.
 NOISE, CALIBRATION, CALIBRATION_AND_IMAGING, REVERSE = 19, 20, 21, 22
@@ -65,7 +66,7 @@ def read(path: Path) -> KSpace:
         encoding = _encoding(header, heads[kinds.imaging])
         noise = _noise(lines, heads, kinds, header)
         grid = _Grid.make(encoding, heads, kinds)
-        whiten = None if noise is None else _whitening(noise)
+        whiten = None if noise is None else whitening_matrix(noise)
         data, counts = grid.fill(lines, heads, kinds.imaging, whiten)
         calibration = None
         if kinds.calibration.size:
@@ -192,33 +193,13 @@ def _noise(lines: Any, heads: Any, kinds: _Kinds, header: Header) -> Tensor | No
             f"the noise scan has {_coils(heads, kinds.noise)} coils but the image {coils}; they do not belong together"
         )
     samples = np.concatenate([values for _, values in _samples(lines, heads, kinds.noise, coils)], 1)
-    covariance = _covariance(torch.from_numpy(samples.astype(np.complex128)))
-    scale = 1 / header.noise_bandwidth
+    ratio = 1 / header.noise_bandwidth  # the receiver's filter took that much from the noise scan
     if "sample_time_us" in heads.dtype.names:
         noise_dwell = float(np.median(heads["sample_time_us"][kinds.noise]))
         dwell = float(np.median(heads["sample_time_us"][kinds.imaging]))
         if math.isfinite(noise_dwell) and math.isfinite(dwell) and noise_dwell > 0 and dwell > 0:
-            scale *= noise_dwell / dwell  # the power of white noise goes with the bandwidth, 1 / dwell
-    return covariance * scale
-
-
-def _covariance(samples: Tensor) -> Tensor:
-    """E n n^H of (coil, samples), which must determine it."""
-    coils, count = samples.shape
-    if count < 2 * coils:
-        raise ValueError(f"the noise scan must have at least {2 * coils} samples for {coils} coils, got {count}")
-    centred = samples - samples.mean(1, keepdim=True)
-    return centred @ centred.mH / (count - 1)
-
-
-def _whitening(covariance: Tensor) -> Tensor:
-    """W with W C W^H = 2 I, so that each real component has variance 1: lower triangular."""
-    factor, failed = torch.linalg.cholesky_ex(covariance)
-    if bool(failed) or not bool(torch.isfinite(factor).all()):
-        raise ValueError("the noise covariance is singular; a coil is dead or doubled, leave it out")
-    unit = torch.eye(covariance.shape[0], dtype=covariance.dtype)
-    inverse: Tensor = torch.linalg.solve_triangular(factor, unit, upper=False)
-    return math.sqrt(2) * inverse
+            ratio *= noise_dwell / dwell  # the power of white noise goes with the bandwidth, 1 / dwell
+    return noise_covariance(torch.from_numpy(samples.astype(np.complex128)), bandwidth_ratio=ratio)
 
 
 @dataclass(frozen=True, eq=False)

@@ -107,4 +107,4 @@ def mix_coils(data: Tensor, matrix: Tensor) -> Tensor:
         raise ValueError(
             f"data has {data.shape[1]} coils but matrix mixes {full.shape[2]}; they must be the same coils"
         )
-    return (full @ data.flatten(2)).unflatten(-1, data.shape[2:]) if data.ndim > 2 else (full @ data[..., None])[..., 0]
+    return (full @ data.reshape(*data.shape[:2], -1)).reshape(data.shape[0], full.shape[1], *data.shape[2:])

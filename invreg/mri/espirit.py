@@ -215,7 +215,7 @@ def _lag_kernels(projection: Tensor, kernel: int, coils: int, dim: int) -> Tenso
             window = window.narrow(axis, kernel - 1 - i, kernel)
             block = block.select(1, i)
         window += block  # lag m - l of entries (l, m)
-    lags = lags / kernel**dim
+    lags = lags * float(kernel) ** -dim
     return lags if dim == 3 else lags.unsqueeze(1)
 
 

@@ -103,6 +103,7 @@ def prewhiten(kspace: Tensor, matrix: Tensor) -> Tensor:
     require_same_precision("matrix", matrix, "kspace", kspace)
     if kspace.ndim < 3 or matrix.ndim != 2 or matrix.shape != (kspace.shape[1], kspace.shape[1]):
         raise ValueError(
-            f"kspace must be (B, coil, ...) and matrix (coil, coil), got {tuple(kspace.shape)} and {tuple(matrix.shape)}"
+            f"kspace must be (B, coil, ...) and matrix (coil, coil), "
+            f"got {tuple(kspace.shape)} and {tuple(matrix.shape)}"
         )
-    return (matrix @ kspace.flatten(2)).unflatten(-1, kspace.shape[2:])
+    return (matrix @ kspace.flatten(2)).reshape(kspace.shape)

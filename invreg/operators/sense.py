@@ -65,7 +65,8 @@ class _MultiCoil(LinearOperator, ABC):
         modulated = self.phase * x
         if torch.is_grad_enabled() and (x.requires_grad or self.maps.requires_grad):
             # writing the coils piece by piece would copy the whole gradient once for each piece
-            return torch.fft.fftn(self._spread(modulated, self.maps), dim=axes, norm="ortho").mul_(weight)
+            whole: Tensor = torch.fft.fftn(self._spread(modulated, self.maps), dim=axes, norm="ortho").mul_(weight)
+            return whole
         y = x.new_empty(x.shape[0], *self.maps.shape[-self.dim - 1 :])
         for start, count in self._pieces(x):
             coils = self._spread(modulated, self.maps.narrow(-self.dim - 1, start, count))
@@ -148,8 +149,10 @@ def _check_maps(maps: Tensor, dim: int, layout: tuple[str, ...]) -> None:
     require_complex("maps", maps)
     wanted = (*layout, *("z", "y", "x")[3 - dim :])
     if maps.ndim != len(wanted):
-        hint = "SoftSense takes several sets of maps, Sense one, and dim=3 is for volumes; add a batch axis with maps[None]"
-        raise ValueError(f"maps must be ({', '.join(wanted)}) for dim={dim}, got {tuple(maps.shape)}; {hint}")
+        raise ValueError(
+            f"maps must be ({', '.join(wanted)}) for dim={dim}, got {tuple(maps.shape)}; Sense takes one set of maps, "
+            "SoftSense several, dim=3 is for volumes, maps[None] adds a batch axis"
+        )
     require_finite("maps", maps.detach())
 
 

@@ -37,7 +37,9 @@ def sample_sum(values: Tensor) -> Tensor:
 def group_norm(x: Tensor, axes: tuple[int, ...]) -> Tensor:
     """Euclidean norm over `axes`, which stay with length 1; real; its gradient at a zero group is zero."""
     square = x.real.square() + x.imag.square() if x.is_complex() else x.square()
-    square = square.sum(axes, keepdim=True)  # many times faster on a CPU than torch.linalg.vector_norm over a short axis
+    square = square.sum(
+        axes, keepdim=True
+    )  # many times faster on a CPU than torch.linalg.vector_norm over a short axis
     positive = square > 0
     return torch.where(positive, torch.where(positive, square, 1).sqrt(), square)
 

@@ -70,7 +70,9 @@ def test_a_stack_of_slices_is_a_volume_to_others(tmp_path: Path) -> None:
 
 def test_scaled_integers_big_endian_files_and_metres_are_understood(tmp_path: Path) -> None:
     header = nibabel.Nifti1Header(endianness=">")
-    image = nibabel.Nifti1Image(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.diag([0.001, 0.002, 0.003, 1]), header)
+    image = nibabel.Nifti1Image(
+        np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.diag([0.001, 0.002, 0.003, 1]), header
+    )
     image.header.set_slope_inter(2.0, -5.0)
     image.header.set_xyzt_units("meter")
     nibabel.save(image, tmp_path / "x.nii")

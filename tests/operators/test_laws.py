@@ -11,6 +11,16 @@ from torch import Tensor
 
 from invreg import operators
 from invreg.interfaces import LinearOperator, Operator
+from invreg.operators import (
+    Blur,
+    Downsample,
+    Mask,
+    MatrixSensing,
+    PhaseRetrieval,
+    Stack,
+    ValidBlur,
+    hadamard_sensing,
+)
 from invreg.random import draw
 from invreg.testing import adjoint_gap, batch_gap, linearity_gap, normal_gap, relative_gap, vjp_gap
 
@@ -48,6 +58,25 @@ ROWS: dict[str, Row] = {
     # --- mri: fourier, sense
     # --- ct: radon, fan beam
     # --- imaging: mask, blur, downsample, sensing, phase retrieval, stack
+    "Mask": Row(lambda p: Mask(seeded(5, 6, dtype=p) > 0)),
+    "Mask:broadcast": Row(lambda p: Mask(seeded(5, 6, dtype=p) > 0, (3, 5, 6))),
+    "Blur": Row(lambda p: Blur(seeded(3, 4, dtype=p), (7, 8))),
+    "Blur:channels": Row(lambda p: Blur(seeded(3, 2, dtype=p), (2, 6, 7))),
+    "Blur:3d": Row(lambda p: Blur(seeded(2, 3, 3, dtype=p), (4, 5, 6))),
+    "Blur:complex": Row(lambda p: Blur(seeded(3, 3, dtype=p.to_complex()), (6, 7)), ("complex",)),
+    "ValidBlur": Row(lambda p: ValidBlur(seeded(3, 4, dtype=p), (7, 8))),
+    "ValidBlur:3d": Row(lambda p: ValidBlur(seeded(2, 3, 3, dtype=p), (2, 4, 5, 6))),
+    "ValidBlur:complex": Row(lambda p: ValidBlur(seeded(2, 3, dtype=p.to_complex()), (6, 7)), ("complex",)),
+    "Downsample": Row(lambda p: Downsample((6, 9), (2, 3), seeded(3, 3, dtype=p))),
+    "Downsample:block": Row(lambda p: Downsample((2, 6, 8), (2, 2)).to(p)),
+    "MatrixSensing": Row(lambda p: MatrixSensing(seeded(7, 12, dtype=p), (3, 4))),
+    "MatrixSensing:complex": Row(lambda p: MatrixSensing(seeded(7, 12, dtype=p.to_complex()), (3, 4)), ("complex",)),
+    "HadamardSensing": Row(lambda p: hadamard_sensing((4, 8), 11, generator=torch.Generator().manual_seed(0))),
+    "PhaseRetrieval": Row(lambda p: PhaseRetrieval(MatrixSensing(seeded(9, 6, dtype=p), (6,)))),
+    "PhaseRetrieval:complex": Row(
+        lambda p: PhaseRetrieval(MatrixSensing(seeded(9, 6, dtype=p.to_complex()), (6,))), ("complex",)
+    ),
+    "Stack": Row(lambda p: Stack(Blur(seeded(3, 3, dtype=p), (5, 6)), Mask(seeded(5, 6, dtype=p) > 0))),
     # --- analysis: gradient, wavelet
 }
 

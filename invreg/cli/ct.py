@@ -1,0 +1,135 @@
+"""A sinogram from a file as problems to solve, one slice at a time."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invreg import config
+from invreg.cli.noise_level import NoiseLevel
+from invreg.interfaces import LinearOperator
+from invreg.io import mu_to_hu
+from invreg.io.records import Image, Sinogram
+from invreg.operators import FanBeam, ParallelBeam
+
+
+class CT:
+    """A parallel-beam or fan-beam scan.
+
+    Without a detector pitch in the file the pixels have size 1 and the image is in units of 1/pixel.
+
+    Args:
+        record: what was read.
+        operator: `NAME[:key=value,...]` or None: a parallel beam.
+        size: pixels along each side of the image; default what the file says, else the number of detectors.
+        pixel_size: mm; default the detector pitch (for a fan beam demagnified to the centre).
+        mu_water: attenuation of water, 1/mm: the scale.
+        device: where to compute.
+
+    Raises:
+        ValueError: an operator that is not for sinograms, or numbers out of range.
+    """
+
+    prior, algorithm = "tv", "pdhg"
+    positive = True
+
+    def __init__(
+        self,
+        record: Sinogram,
+        operator: str | None,
+        size: int | None,
+        pixel_size: float | None,
+        mu_water: float,
+        device: torch.device,
+    ) -> None:
+        self.record, self.device, self.mu_water = record, device, mu_water
+        self.count = record.data.shape[0]
+        self.physical = record.detector_pitch is not None
+        # without a pitch the unit of length is a pixel and there is no attenuation of water in it
+        self.scale = mu_water if self.physical else self._largest()
+        self.scale_rule = "mu_water" if self.physical else "99.9th percentile of y per detector"
+        spec = config.parse(operator or "parallel-beam")
+        cls = config.choose("operator", spec.name, config.OPERATORS)
+        if cls not in (ParallelBeam, FanBeam):
+            raise ValueError(f"operator of a sinogram must be parallel-beam or fan-beam, got {spec.name}")
+        self._operator = self._build(cls, spec, size, pixel_size)
+        self.pixel_size = float(getattr(self._operator, "pixel_size"))  # noqa: B009
+
+    def _largest(self) -> float:
+        data = self.record.data.flatten()
+        largest = float(data.kthvalue(max(1, round(0.999 * data.numel()))).values) / self.record.data.shape[-1]
+        if not largest > 0:
+            raise ValueError("data must hold positive line integrals, got none; is it a sinogram after the logarithm?")
+        return largest
+
+    def _build(self, cls: Any, spec: config.Spec, size: int | None, pixel_size: float | None) -> LinearOperator:
+        record = self.record
+        detectors = record.data.shape[-1]
+        pitch = record.detector_pitch if record.detector_pitch is not None else 1.0
+        if size is None:
+            stored = record.meta.get("image_size")
+            size = stored if isinstance(stored, int) and stored > 0 else detectors
+        if pixel_size is None:
+            pixel_size = pitch
+            if cls is FanBeam:  # the pitch as seen at the centre of rotation
+                source = spec.options.get("source_distance")
+                detector = spec.options.get("detector_distance")
+                if isinstance(source, int | float) and isinstance(detector, int | float) and source + detector > 0:
+                    pixel_size = pitch * source / (source + detector)
+        offset = record.detector_offset
+        given = {
+            "shape": (size, size),
+            "angles": record.angles.to(record.data.dtype),
+            "detectors": detectors,
+            "pixel_size": pixel_size,
+            "detector_pitch": pitch,
+            # the record says where the axis lies from the middle, the operator where the middle lies from the axis
+            "detector_offset": -offset if offset is not None else self._offset_in_cells(),
+        }
+        made = config.build(cls, spec.name, spec.options, given)
+        assert isinstance(made, LinearOperator)
+        return made.to(self.device)
+
+    def _offset_in_cells(self) -> float:
+        centre = self.record.centre_of_rotation
+        return 0.0 if centre is None else (self.record.data.shape[-1] - 1) / 2 - centre
+
+    def operator(self, index: int) -> LinearOperator:
+        """The forward model, the same for all slices."""
+        return self._operator
+
+    def raw(self, index: int) -> Tensor:
+        """A slice's line integrals."""
+        return self.record.data[index : index + 1].to(self.device)
+
+    def y(self, index: int) -> Tensor:
+        """A slice's line integrals, divided by the scale."""
+        return self.raw(index) / self.scale
+
+    def sigma(self, index: int, level: NoiseLevel) -> float | Tensor | None:
+        """The noise level of a slice in units of the scaled line integrals."""
+        if not isinstance(level.sigma, Tensor):
+            return None if level.sigma is None else level.sigma / self.scale
+        return level.sigma[index if level.sigma.shape[0] > 1 else 0][None].to(self.device) / self.scale
+
+    def image(self, x: Tensor) -> Image:
+        """Reconstructions (B, y, x), attenuation in 1/mm, as HU; without a pitch as they are."""
+        meta = dict(self.record.meta)
+        if not self.physical:
+            return Image(x, "arbitrary", meta=meta, slices=self.count)
+        hu = mu_to_hu(x, self.mu_water)
+        return Image(hu, "HU", (self.pixel_size, self.pixel_size), None, self.count, meta)
+
+    def about(self) -> dict[str, Any]:
+        """What was decided, for the record."""
+        return {
+            "operator": type(self._operator).__name__,
+            "image": list(self._operator.signal_shape or ()),
+            "pixel size (mm)": self.pixel_size if self.physical else "unknown: the file has no detector pitch",
+            "angles (degrees)": [
+                round(math.degrees(float(self.record.angles.min())), 4),
+                round(math.degrees(float(self.record.angles.max())), 4),
+            ],
+            "units": f"HU with mu_water = {self.mu_water} / mm" if self.physical else "1 / pixel",
+        }

@@ -1,0 +1,280 @@
+"""Joseph's projector of lines and its exact transpose, as gathers: what the 2D tomography operators share.
+
+A line x cos(phi) + y sin(phi) = s crosses every row of pixels (every column, if it is flat) once; there it takes the
+linear interpolation of the two pixels beside it, times the length pixel / m with m = max(|cos phi|, |sin phi|). So the
+matrix entry of a line and a pixel whose centre lies at distance e from it is (pixel / m) max(0, 1 - |e| / (m pixel)):
+forward, every line gathers from rows; backwards, every pixel gathers the few detectors with |e| < m pixel. Neither
+direction scatters, and no matrix is stored.
+
+Source: Joseph 1982, "An improved algorithm for reprojecting rays through pixel images".
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import math
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invreg._check import require_count, require_positive
+
+Kernel = Callable[..., Tensor]
+EAGER_ELEMENTS = 2**19  # of one temporary in eager mode: a few of them stay in a processor's cache
+COMPILED_ANGLES = 192  # in one compiled call: so many sinogram rows' cache lines fit the first-level cache
+WORTH_COMPILING = 2**24  # ray-row crossings in one call (256 x 256, 180 views) from which compile=None compiles
+
+
+def project_lines(
+    image: Tensor, position: Tensor, slope: Tensor, steep: Tensor, rows: Tensor, count: int, width: int
+) -> Tensor:
+    """Sums of linearly interpolated pixels along lines.
+
+    Args:
+        image: (C, 2 * count * width), the image and its transpose as `padded_rows` lays them out.
+        position: where each line crosses row 0 of `rows`' scale, in columns of the padded image, (A, D).
+        slope: columns per row, (A, D) or (A, 1).
+        steep: whether a line crosses the rows of the image (else those of its transpose), shaped as slope.
+        rows: row coordinates, (count,).
+        count, width: of the padded rows.
+
+    Returns:
+        (C, A, D).
+    """
+    column = (position[:, None] + slope[:, None] * rows[None, :, None]).clamp(0.0, width - 2.0)
+    left = column.to(torch.int32)
+    start = torch.arange(count, device=image.device, dtype=torch.int32) * width
+    where = left + start[None, :, None] + torch.where(steep, 0, count * width).to(torch.int32)[:, None]
+    low, high = image[:, where], image[:, where + 1]
+    return torch.lerp(low, high, (column - left)[None]).sum(2)
+
+
+def gather_parallel(
+    sinogram: Tensor, cos: Tensor, sin: Tensor, shift: Tensor, reach: Tensor, y: Tensor, x: Tensor, taps: int
+) -> Tensor:
+    """The transpose of `project_lines` for parallel lines, detector indices as unit of length.
+
+    Args:
+        sinogram: (C, A, D + 2 taps), zero-padded on both sides.
+        cos, sin: of the angles, (A,), times pixel / pitch.
+        shift: detector index of the centre of rotation's image, (A,).
+        reach: half-width of the hat, m pixel / pitch, (A,).
+        y, x: pixel coordinates in pixels, (Ny,), (Nx,).
+        taps: at most so many detectors under a hat.
+
+    Returns:
+        (C, Ny, Nx), the sum of hat-weighted detectors over angles.
+    """
+    angles, width = sinogram.shape[1:]
+    centre = x[None, None] * cos[:, None, None] + (y[None, :, None] * sin[:, None, None] + shift[:, None, None])
+    first = torch.ceil(centre - reach[:, None, None]).clamp(-taps, width - 2.0 * taps)
+    start = torch.arange(angles, device=x.device, dtype=torch.int32) * width + taps
+    where = first.to(torch.int32) + start[:, None, None]
+    flat = sinogram.flatten(1)
+    inverse = (1 / reach)[:, None, None]
+    distance = first - centre
+    total: Tensor | None = None
+    for k in range(taps):
+        weight = (1 - (distance + k).abs() * inverse).clamp_min(0.0)
+        term = weight[None] * flat[:, where + k]
+        total = term if total is None else total + term
+    assert total is not None
+    return total.sum(1)
+
+
+def padded_rows(image: Tensor) -> tuple[Tensor, int, int]:
+    """The image and its transpose, one after the other, each row with a zero before and two behind.
+
+    Args:
+        image: (C, Ny, Nx).
+
+    Returns:
+        (C, 2 * count * width), count = max(Ny, Nx) and width = count + 3.
+    """
+    channels, ny, nx = image.shape
+    count = max(ny, nx)
+    width = count + 3
+    upright = torch.nn.functional.pad(image, (1, width - nx - 1, 0, count - ny))
+    turned = torch.nn.functional.pad(image.transpose(1, 2), (1, width - ny - 1, 0, count - nx))
+    return torch.stack([upright, turned], 1).reshape(channels, -1), count, width
+
+
+class MatchedPair(torch.autograd.Function):
+    """A linear map whose backward pass is its transpose, differentiable as often as you like."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, apply: Callable[[Tensor], Tensor], transpose: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.pair = apply, transpose
+        return apply(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        apply, transpose = ctx.pair
+        return matched(gradient, transpose, apply), None, None
+
+
+def matched(x: Tensor, apply: Callable[[Tensor], Tensor], transpose: Callable[[Tensor], Tensor]) -> Tensor:
+    """apply(x), with `transpose` as its vector-Jacobian product. Both are real: complex x go in as two channels."""
+    out: Tensor = MatchedPair.apply(x, apply, transpose)  # type: ignore[no-untyped-call]
+    return out
+
+
+def as_channels(x: Tensor) -> Tensor:
+    """(B, ., .) real or complex -> (B or 2 B, ., .) real."""
+    if not x.is_complex():
+        return x
+    return torch.view_as_real(x).movedim(-1, 1).flatten(0, 1)
+
+
+def from_channels(channels: Tensor, like: Tensor) -> Tensor:
+    """Undo `as_channels`."""
+    if not like.is_complex():
+        return channels
+    return torch.view_as_complex(channels.unflatten(0, (-1, 2)).movedim(1, -1).contiguous())
+
+
+def chunks(angles: int, crossings: int, channels: int, compiled: bool) -> list[slice]:
+    """Slices of the angles, all nearly equal, so that temporaries stay bounded.
+
+    Args:
+        angles: how many there are.
+        crossings: entries of a temporary for one angle and channel.
+        channels: of the data.
+        compiled: whether temporaries are fused away.
+    """
+    most = COMPILED_ANGLES if compiled else max(1, EAGER_ELEMENTS // (crossings * channels))
+    count = math.ceil(angles / most)
+    edges = [round(i * angles / count) for i in range(count + 1)]
+    return [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+
+
+def use_compiled(choice: bool | None, work: int, device: torch.device) -> bool:
+    """Whether to run the compiled kernels.
+
+    Args:
+        choice: the operator's `compile`: None compiles calls of much work where a compiler is at hand.
+        work: ray-row crossings of the call.
+        device: where the data lie.
+    """
+    if torch.compiler.is_compiling():  # an outer torch.compile takes the plain kernels into its own graph
+        return False
+    if choice is not None:
+        return choice
+    return work >= WORTH_COMPILING and _compiler_at_hand(device.type)
+
+
+@functools.lru_cache
+def _compiler_at_hand(device: str) -> bool:
+    if device == "cuda":
+        return importlib.util.find_spec("triton") is not None
+    return device == "cpu" and any(shutil.which(c) for c in (os.environ.get("CXX", "g++"), "g++", "clang++"))
+
+
+@functools.lru_cache
+def _compiled(kernel: Kernel) -> Kernel:
+    # without these the compiler would write the positions of all rays and rows to memory before it reads them
+    wanted = {"realize_opcount_threshold": 1000, "realize_reads_threshold": 1000, "realize_acc_reads_threshold": 1000}
+    known = torch._inductor.list_options()
+    options = {key: value for key, value in wanted.items() if key in known}
+    return torch.compile(kernel, dynamic=True, fullgraph=True, options=options)
+
+
+_broken: set[str] = set()  # kernels that a compiler at hand could not compile
+
+
+def run_kernel(kernel: Kernel, choice: bool | None, compiled: bool, *arguments: Tensor | int) -> Tensor:
+    """Run a kernel, compiled or not; with choice None a compiler that fails is reported once and left alone."""
+    name = getattr(kernel, "__name__", "kernel")
+    if not compiled or name in _broken:
+        return kernel(*arguments)
+    if choice is not None:
+        return _compiled(kernel)(*arguments)
+    try:
+        return _compiled(kernel)(*arguments)
+    except RuntimeError as error:
+        _broken.add(name)
+        warnings.warn(
+            f"torch.compile failed ({type(error).__name__}), so the plain projector runs, which is slower; "
+            "pass compile=False to silence this, or compile=True to see the error",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return kernel(*arguments)
+
+
+def check_angles(angles: Tensor | Sequence[float]) -> Tensor:
+    """The angles as a floating-point tensor, (A,), float64 or float32; a warning if they look like degrees.
+
+    Raises:
+        TypeError: not numbers.
+        ValueError: not one-dimensional, empty, NaN or Inf.
+    """
+    try:
+        values = torch.as_tensor(angles)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"angles must be a tensor or a sequence of numbers, got {type(angles).__name__}") from error
+    if not isinstance(angles, Tensor) or not values.is_floating_point():
+        if values.is_complex() or values.dtype == torch.bool:
+            raise TypeError(f"angles must be real numbers in radians, got {values.dtype}")
+        values = values.to(torch.get_default_dtype())
+    if values.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"angles must be float32 or float64, got {values.dtype}; use angles.to(torch.float32)")
+    if values.ndim != 1 or not values.numel():
+        raise ValueError(f"angles must be (A,) with A >= 1, got shape {tuple(values.shape)}")
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError("angles must be finite, got NaN or Inf")
+    largest = float(values.abs().max())
+    if largest > 2 * math.pi * (1 + 1e-6):
+        warnings.warn(
+            f"angles reach {largest:.4g}, beyond 2 pi; they must be in radians: use torch.deg2rad if these are degrees",
+            UserWarning,
+            stacklevel=3,
+        )
+    return values.detach()
+
+
+def check_grid(shape: tuple[int, int], detectors: int, lengths: dict[str, float]) -> None:
+    """Raise unless shape is (Ny, Nx), detectors a count and every length of `lengths` a positive number."""
+    if not isinstance(shape, (tuple, list)) or len(shape) != 2:
+        raise ValueError(f"shape must be (Ny, Nx), got {shape!r}")
+    for n in shape:
+        require_count("shape", n)
+    require_count("detectors", detectors)
+    for name, length in lengths.items():
+        require_positive(name, length)
+
+
+def check_point(name: str, value: tuple[float, float]) -> tuple[float, float]:
+    """Two finite numbers (x, y).
+
+    Raises:
+        ValueError: anything else.
+    """
+    if not isinstance(value, (tuple, list)) or len(value) != 2 or not all(math.isfinite(v) for v in value):
+        raise ValueError(f"{name} must be two finite numbers (x, y) in mm, got {value!r}")
+    return float(value[0]), float(value[1])
+
+
+def check_offset(name: str, value: float) -> float:
+    """A finite number of either sign.
+
+    Raises:
+        TypeError, ValueError: anything else.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number in mm, got {type(value).__name__}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
+    return float(value)
+
+
+def pixel_axes(shape: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixel centres from the image centre in pixels, y (Ny,) and x (Nx,), in the precision and place of `like`."""
+    y, x = (torch.arange(n, dtype=like.dtype, device=like.device) - (n - 1) / 2 for n in shape)
+    return y, x
