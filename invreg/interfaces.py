@@ -85,14 +85,14 @@ class Operator(nn.Module, ABC):
 
 def _keep_kind(t: Tensor, fn: Callable[[Tensor], Tensor]) -> Tensor:
     """Apply a device or precision change without turning complex into real or real into complex."""
-    if not (t.is_complex() or t.is_floating_point()):
-        return fn(t)
-    real = t.dtype.to_real() if t.is_complex() else t.dtype
-    target = fn(torch.empty(0, dtype=real, device=t.device))
-    if target.dtype == real:  # a change of device or memory only
-        return fn(t)
-    wanted = target.dtype.to_real() if target.is_complex() else target.dtype
-    return t.to(target.device, wanted.to_complex() if t.is_complex() else wanted)
+    if t.is_complex():
+        parts = torch.view_as_real(t.resolve_conj())
+        moved = fn(parts)
+        if moved is parts:
+            return t
+        return torch.view_as_complex((moved.real if moved.is_complex() else moved).contiguous())
+    moved = fn(t)
+    return moved.real.clone() if moved.is_complex() else moved
 
 
 class LinearOperator(Operator):

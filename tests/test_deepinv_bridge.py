@@ -16,8 +16,7 @@ from invreg import linalg
 from invreg._torchvision import guard_torchvision
 from invreg.deepinv_bridge import as_deepinv, from_deepinv
 from invreg.interfaces import Denoiser, LinearOperator, Operator, Proximal, Regularizer
-from invreg.operators.blur import Blur
-from invreg.operators.sense import Sense
+from invreg.operators import Blur, ParallelBeam, Sense
 from invreg.problem import Problem
 from invreg.random import draw
 from invreg.testing import adjoint_gap, gradient_gap, linearity_gap, normal_gap, prox_gap, relative_gap, vjp_gap

@@ -33,6 +33,7 @@ class CT:
 
     prior, algorithm = "tv", "pdhg"
     positive = True
+    dim = 2
 
     def __init__(
         self,

@@ -1,28 +1,31 @@
 """From flags to a prior, its weight, an algorithm and a running reconstruction."""
 
-import math
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Event
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from invreg import config
-from invreg._check import require_positive, unknown_name
-from invreg.algorithms import choice
-from invreg.algorithms.loop import Algorithm
+from invreg._check import require_positive
+from invreg.algorithms import filtered_backprojection
+from invreg.algorithms.loop import Algorithm, History, Reconstruction, Status, describe
 from invreg.cli.noise_level import NoiseLevel
-from invreg.interfaces import LinearOperator, Proximal, Regularizer, Splitting
+from invreg.cli.weights import RULES, automatic_weight
+from invreg.interfaces import LinearOperator, Proximal
 from invreg.io.records import Image
-from invreg.linalg import inner
+from invreg.linalg import norm
 from invreg.noise import Gaussian
 from invreg.problem import Problem
 from invreg.random import draw
 
-# weights in units of the image gradient that noise alone makes; tuned on simulated scans, see docs/cli.md
-RELATIVE_WEIGHT = 1.0
-NOISELESS_WEIGHT = 1e-3
-DIRECT = {"adjoint": "A^H y: zero-filling of k-space, back-projection of sinograms", "fbp": "filtered back-projection"}
+# of the weight, in units of the image gradient that noise alone makes; see docs/cli.md
+RELATIVE_WEIGHT = {"tv": 1.0, "wavelet": 1.0}
+NOISELESS = 1e-3
+"""What stands for the noise level, relative to an image of size 1, where none is known."""
+DIRECT = {"adjoint": "A^H y: zero-filling of k-space, back-projection of a sinogram", "fbp": "filtered back-projection"}
 
 
 class Scan(Protocol):
@@ -32,6 +35,7 @@ class Scan(Protocol):
     algorithm: str
     positive: bool
     count: int
+    dim: int
     scale: float
     scale_rule: str
 
@@ -40,3 +44,214 @@ class Scan(Protocol):
     def sigma(self, index: int, level: NoiseLevel) -> float | Tensor | None: ...
     def image(self, x: Tensor) -> Image: ...
     def about(self) -> dict[str, Any]: ...
+
+
+class Wishes(Protocol):
+    """The part of a request that decides how to reconstruct."""
+
+    @property
+    def prior(self) -> str | None: ...
+    @property
+    def algorithm(self) -> str | None: ...
+    @property
+    def weight(self) -> str | None: ...
+    @property
+    def rule(self) -> str: ...
+    @property
+    def iterations(self) -> int | None: ...
+    @property
+    def seed(self) -> int: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """How every slice will be reconstructed.
+
+    Args:
+        scan: the measurement.
+        prior: what is believed, with its weight; None for nothing.
+        algorithm: an algorithm, or the name of a direct method.
+        weighting: relative noise levels are used: |A x - y|^2 / 2 is weighted by them.
+        level: the noise level in the units of the file.
+        settings: plain words and numbers for the sidecar.
+    """
+
+    scan: Scan
+    prior: Any
+    algorithm: Algorithm[Any, Any] | str
+    level: NoiseLevel
+    settings: dict[str, Any]
+
+    @property
+    def iterations(self) -> int:
+        """Iterations of a slice at most."""
+        return 1 if isinstance(self.algorithm, str) else self.algorithm.iterations
+
+    def lines(self) -> list[str]:
+        """What the user should know before it starts."""
+        shown = ("operator", "coil maps", "prior", "weight", "algorithm", "noise level", "scale", "units")
+        return [f"{key}: {self.settings[key]}" for key in shown if self.settings.get(key) is not None]
+
+    def solve(self, index: int, stop: Event, tick: Callable[[int], None]) -> Reconstruction | None:
+        """A slice in scaled units, or None if `stop` was set before its first iteration.
+
+        Args:
+            index: of the slice.
+            stop: looked at between iterations.
+            tick: called with the number of iterations done.
+        """
+        if isinstance(self.algorithm, str):
+            return self._directly(index)
+        problem = problem_of(self.scan, index, self.level)
+        run = self.algorithm.iterate(problem, self.prior)
+        if stop.is_set():
+            return None
+        for _ in run:
+            tick(run.iteration)
+            if stop.is_set():
+                break
+        return run.reconstruction() if run.iteration else None
+
+    def _directly(self, index: int) -> Reconstruction:
+        operator, y = self.scan.operator(index), self.scan.y(index)
+        x = operator.adjoint(y) if self.algorithm == "adjoint" else filtered_backprojection(operator, y)
+        none = torch.zeros(0, x.shape[0])
+        history = History(none, torch.zeros(0, dtype=torch.int64), none, none)
+        return Reconstruction(x, history, (Status.CONVERGED,) * x.shape[0], {"algorithm": self.algorithm}, 0.0)
+
+
+def problem_of(scan: Scan, index: int, level: NoiseLevel) -> Problem:
+    """A slice with the misfit |A x - y|^2 / 2 in scaled units; noise levels that vary become relative weights."""
+    sigma = scan.sigma(index, level)
+    noise = Gaussian(sigma / mean_level(sigma)) if isinstance(sigma, Tensor) else Gaussian()
+    return Problem(scan.operator(index), scan.y(index), noise)
+
+
+def mean_level(sigma: Tensor) -> float:
+    """The one noise level that carries as much information as these: the root of the harmonic mean of variances."""
+    return float(sigma.double().pow(-2).mean().pow(-0.5))
+
+
+def make_plan(scan: Scan, level: NoiseLevel, wishes: Wishes) -> Plan:
+    """Choose what the user left open.
+
+    Raises:
+        TypeError, ValueError: names or options that are unknown, or that do not go together; `--weight auto` without
+            a noise level.
+    """
+    settings = scan.about() | {"scale": f"{scan.scale:.6g} ({scan.scale_rule})", "noise level": _words(level)}
+    name = config.parse(wishes.algorithm).name if wishes.algorithm else None
+    if name in DIRECT:
+        spec = config.parse(wishes.algorithm or "")
+        if spec.options or wishes.prior not in (None, "none") or wishes.weight is not None:
+            raise ValueError(f"{name} takes no options, prior or weight; leave them away")
+        settings |= {"prior": "none", "algorithm": name}
+        return Plan(scan, None, str(name), level, settings)
+    text = wishes.prior or ("none" if name in ("cg", "sirt") and wishes.weight is None else scan.prior)
+    algorithm = config.algorithm(wishes.algorithm or _usual(text, scan), wishes.iterations)
+    settings |= {"algorithm": _shown(algorithm)}
+    if text == "none":
+        if wishes.weight is not None:
+            raise ValueError(f"weight needs a prior, got --weight {wishes.weight} with --prior none")
+        return _checked(Plan(scan, None, algorithm, level, settings | {"prior": "none"}))
+    prior, about = _weighted(text, scan, level, wishes, algorithm)
+    return _checked(Plan(scan, prior, algorithm, level, settings | about))
+
+
+def _checked(plan: Plan) -> Plan:
+    """The plan, once prior and algorithm have been found to go together."""
+    if isinstance(plan.algorithm, Algorithm):
+        plan.algorithm.init(problem_of(plan.scan, reference_slice(plan.scan), plan.level), plan.prior, None)
+    return plan
+
+
+def reference_slice(scan: Scan) -> int:
+    """The slice that stands for all where one decision is made for the file: the middle one."""
+    return scan.count // 2
+
+
+def _weighted(
+    text: str, scan: Scan, level: NoiseLevel, wishes: Wishes, algorithm: Algorithm[Any, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """The prior with its weight, and what was decided."""
+    spec = config.parse(text)
+    cls = config.choose("prior", spec.name, config.REGULARIZERS)
+    if "weight" not in config.keys(cls) or "weight" in spec.options:
+        if wishes.weight is not None:
+            reason = "has no weight" if "weight" not in config.keys(cls) else "has its weight already"
+            raise ValueError(f"prior {text} {reason}; leave --weight {wishes.weight} away")
+        return prior_of(text, None, scan), {"prior": text, "weight": spec.options.get("weight")}
+    index = reference_slice(scan)
+    if wishes.weight == "auto":
+        value, why = automatic_weight(
+            wishes.rule,
+            problem_of(scan, index, level),
+            scan.sigma(index, level),
+            level,
+            lambda weight: prior_of(text, weight, scan),
+            algorithm,
+            wishes.seed,
+        )
+    elif wishes.weight is not None:
+        value, why = _number(wishes.weight), "given"
+    else:
+        value, why = _usual_weight(spec.name, scan, index, level, wishes.seed)
+    return prior_of(text, value, scan), {
+        "prior": text,
+        "weight": f"{value:.4g} ({why}; of |A x - y|^2 / 2 with scaled y)",
+    }
+
+
+def prior_of(text: str, weight: float | None, scan: Scan) -> Any:
+    """A prior for a scan's images."""
+    return config.regularizer(text, weight, dim=scan.dim, positive=scan.positive)
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"weight must be a number or auto, got {text!r}") from None
+    require_positive("weight", value, zero_allowed=True)
+    return value
+
+
+def _usual_weight(name: str, scan: Scan, index: int, level: NoiseLevel, seed: int) -> tuple[float, str]:
+    """A weight in proportion to the image gradient that noise alone makes."""
+    problem = problem_of(scan, index, level)
+    sigma = scan.sigma(index, level)
+    size = NOISELESS if sigma is None else mean_level(sigma) if isinstance(sigma, Tensor) else sigma
+    factor = RELATIVE_WEIGHT.get(name, 1.0)
+    source = "1e-3 for want of a noise level" if sigma is None else "the noise level"
+    return factor * size * column_norm(problem, seed), f"{factor:g} x {source} x the columns of A"
+
+
+def column_norm(problem: Problem, seed: int) -> float:
+    """Root mean square norm of the columns of A / sigma, by one random image."""
+    like = problem.backprojection()
+    image = draw(torch.zeros_like(like), torch.Generator().manual_seed(seed))
+    sigma = problem.noise.sigma if isinstance(problem.noise, Gaussian) else 1.0
+    return float((norm(problem.operator(image) / sigma) / norm(image)).mean())
+
+
+def _usual(prior: str, scan: Scan) -> str:
+    """The algorithm that suits a prior."""
+    if prior == "none":
+        return "cg"
+    made = prior_of(prior, None if "weight" not in config.keys(_class(prior)) else 1.0, scan)
+    return scan.algorithm if isinstance(made, Proximal) else "pdhg"
+
+
+def _class(prior: str) -> type[Any]:
+    return config.choose("prior", config.parse(prior).name, config.REGULARIZERS)
+
+
+def _shown(algorithm: Algorithm[Any, Any]) -> str:
+    values = describe(algorithm)
+    name = values.pop("algorithm")
+    return f"{name}({', '.join(f'{key}={value}' for key, value in values.items() if value is not None)})"
+
+
+def _words(level: NoiseLevel) -> str:
+    number = level.number()
+    return level.source if number is None else f"sigma = {number:.4g} ({level.source})"

@@ -52,7 +52,7 @@ def shrink(x: Tensor, size: Tensor, threshold: float | Tensor) -> Tensor:
 
 
 def binary_scale(x: Tensor) -> Tensor:
-    """The power of two next to each sample's norm, (B, 1, ..., 1): dividing by it is exact and keeps squares in range."""
+    """The power of two next to each sample's norm, (B, 1, ..., 1): dividing by it is exact, squares stay in range."""
     return expand(torch.exp2(torch.frexp(norm(x)).exponent.to(x.real.dtype)), x)
 
 
@@ -98,7 +98,10 @@ class L1(Regularizer[Tensor]):
     def prox(self, x: Tensor, step: Tensor | float) -> Tensor:
         """Soft thresholding, exact: every modulus falls by step * weight, the phase stays."""
         t = scaled_step(self.weight, step, x)
-        return shrink(x, x.abs(), t) if x.is_complex() else x - x.clamp(-t, t)
+        if x.is_complex():
+            return shrink(x, x.abs(), t)
+        t = threshold_tensor(t, x)
+        return x - x.clamp(-t, t)
 
 
 class GroupL1(Regularizer[Tensor]):
@@ -182,7 +185,7 @@ class Tikhonov(Regularizer[Tensor]):
 
     @property
     def terms(self) -> tuple[tuple[LinearOperator | None, Tikhonov], ...]:
-        """weight / 2 * |.|^2 of L x."""
+        """The square norm of L x, with the weight."""
         return ((self.operator, Tikhonov(self.weight)),)
 
 

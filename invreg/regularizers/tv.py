@@ -89,7 +89,7 @@ class TotalVariation(Regularizer[Tensor]):
 
     @property
     def terms(self) -> tuple[tuple[LinearOperator | None, L1 | GroupL1], ...]:
-        """weight * |.|_(2,1) of the gradient."""
+        """The gradient under an L1 norm of its groups, with the weight."""
         penalty = GroupL1(self.weight, self.axis) if self.axis else L1(self.weight)
         return ((self.gradient, penalty),)
 

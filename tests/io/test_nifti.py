@@ -28,7 +28,7 @@ def test_a_voxel_keeps_its_point_in_the_world(tmp_path: Path, suffix: str, kind:
     assert record.data[0, 3, 2, 1] == 7  # z, y, x
     assert record.affine is not None
     assert record.voxel_size == pytest.approx(VOXEL)
-    b, z, y, x = torch.nonzero(record.data)[0].tolist()
+    z, y, x = torch.nonzero(record.data[0])[0].tolist()
     point = record.affine @ torch.tensor([x, y, z, 1.0], dtype=torch.float64)
     assert point.tolist() == pytest.approx((AFFINE @ [1, 2, 3, 1]).tolist(), abs=1e-5)
 

@@ -50,12 +50,51 @@ class Row:
 
 
 def seeded(*shape: int, dtype: torch.dtype, seed: int = 1) -> Tensor:
-    """A fixed random tensor for a row's buffers."""
-    return draw(torch.empty(shape, dtype=dtype), torch.Generator().manual_seed(seed))
+    """A fixed random tensor for a row's buffers, the same one in every precision."""
+    wide = torch.complex128 if dtype.is_complex else torch.float64
+    return draw(torch.empty(shape, dtype=wide), torch.Generator().manual_seed(seed)).to(dtype)
 
 
 ROWS: dict[str, Row] = {
     # --- mri: fourier, sense
+    "Fourier:2D": Row(lambda p: operators.Fourier(), ("complex",), (6, 7)),
+    "Fourier:3D": Row(lambda p: operators.Fourier(3), ("complex",), (4, 5, 6)),
+    "Fourier:lines with channels": Row(lambda p: operators.Fourier(1), ("complex",), (3, 4, 5)),
+    "MaskedFourier:2D": Row(lambda p: operators.MaskedFourier(seeded(6, 7, dtype=torch.float32) > 0), ("complex",)),
+    "MaskedFourier:3D": Row(
+        lambda p: operators.MaskedFourier(seeded(4, 5, 1, dtype=torch.float32) > 0, 3, shape=(4, 5, 6)), ("complex",)
+    ),
+    "Sense:even": Row(
+        lambda p: operators.Sense(
+            seeded(1, 4, 8, 6, dtype=p.to_complex()), seeded(8, 6, dtype=torch.float32, seed=2) > 0
+        ),
+        ("complex",),
+    ),
+    "Sense:odd, lines": Row(
+        lambda p: operators.Sense(
+            seeded(1, 3, 7, 9, dtype=p.to_complex()), seeded(7, 1, dtype=torch.float32, seed=2) > 0
+        ),
+        ("complex",),
+    ),
+    "Sense:all sampled": Row(lambda p: operators.Sense(seeded(1, 3, 7, 6, dtype=p.to_complex())), ("complex",)),
+    "Sense:3D": Row(
+        lambda p: operators.Sense(
+            seeded(1, 3, 4, 5, 6, dtype=p.to_complex()), seeded(4, 5, 1, dtype=torch.float32, seed=2) > 0, dim=3
+        ),
+        ("complex",),
+    ),
+    "SoftSense:2D": Row(
+        lambda p: operators.SoftSense(
+            seeded(1, 2, 4, 7, 6, dtype=p.to_complex()), seeded(7, 6, dtype=torch.float32, seed=2) > 0
+        ),
+        ("complex",),
+    ),
+    "SoftSense:3D": Row(
+        lambda p: operators.SoftSense(
+            seeded(1, 2, 3, 4, 5, 6, dtype=p.to_complex()), seeded(4, 5, 6, dtype=torch.float32, seed=2) > 0, dim=3
+        ),
+        ("complex",),
+    ),
     # --- ct: radon, fan beam
     # --- imaging: mask, blur, downsample, sensing, phase retrieval, stack
     "Mask": Row(lambda p: Mask(seeded(5, 6, dtype=p) > 0)),

@@ -1,0 +1,263 @@
+"""The commands and their flags."""
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from typer.core import TyperGroup
+
+from invreg.cli.report import FAILED, OK, exit_code, notes, one_line, results, say_json
+
+# what a wrong flag or a missing argument raises, whichever click typer stands on
+_CLICK_ERROR: type[Exception] = typer.BadParameter.__bases__[0].__bases__[0]
+
+
+class Commands(TyperGroup):
+    """Commands whose errors are one line on stderr and an exit code: 0 done, 1 failed or interrupted, 2 bad input."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run a command; the exit code is returned if not `standalone_mode`."""
+        words = list(sys.argv[1:] if args is None else args)
+        try:
+            code = super().main(words, prog_name or "invreg", complete_var, False, windows_expand_args, **extra)
+        except (typer.Abort, KeyboardInterrupt):
+            code = _complain("interrupted; nothing was written", FAILED, words)
+        except _CLICK_ERROR as error:
+            code = _complain(" ".join(str(error.format_message()).split()), 2, words)  # type: ignore[attr-defined]
+        except Exception as error:
+            if "--debug" in words:
+                traceback.print_exc()
+            code = _complain(one_line(error), exit_code(error), words)
+        code = code if isinstance(code, int) else OK
+        if standalone_mode:
+            sys.exit(code)
+        return code
+
+
+def _complain(text: str, code: int, words: Sequence[str]) -> int:
+    notes().print(f"[red]error:[/red] {_plain(text)}", soft_wrap=True)
+    if "--json" in words:
+        say_json({"error": text, "exit code": code})
+    return code
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+app = typer.Typer(
+    cls=Commands,
+    add_completion=True,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="From scanner file to image: inverse problems in MRI and CT.",
+)
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+def _configure(context: typer.Context, path: Path | None) -> Path | None:
+    """Take flags from a YAML file; those on the command line win."""
+    if path is not None:
+        from invreg.config import read_settings
+
+        names = [one.name for one in context.command.params if one.name not in (None, "config", "help")]
+        context.default_map = {**(context.default_map or {}), **read_settings(path, [str(name) for name in names])}
+    return path
+
+
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", help="YAML file with flags as keys.", callback=_configure, is_eager=True),
+]
+Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout and nothing else.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show where an error came from.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No remarks and no progress bar.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace existing outputs.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of everything drawn at random.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from invreg import __version__
+
+        results().print(__version__)
+        raise typer.Exit(OK)
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True)] = False,
+) -> None:
+    """From scanner file to image: inverse problems in MRI and CT."""
+
+
+@app.command()
+def demo(
+    what: Annotated[str, typer.Argument(help="mri or ct.")] = "mri",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="PNG file; default invreg-demo-WHAT.png.")
+    ] = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    force: Force = False,
+    config: Config = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Simulate a scan of a real image, reconstruct it by several methods, and draw them beside the truth."""
+    from invreg.cli.demo import run_demo
+
+    report = run_demo(what, output, device, seed, force=force, console=notes(quiet or json))
+    if json:
+        say_json(report)
+        return
+    table = Table(title=report["title"])
+    rows: list[dict[str, Any]] = report["results"]
+    for key in rows[0]:
+        table.add_column(key, justify="left" if key == "method" else "right")
+    for row in rows:
+        table.add_row(*(value if isinstance(value, str) else f"{value:.4g}" for value in row.values()))
+    results().print(table)
+    results().print(f"figure: {report['figure']}", soft_wrap=True)
+
+
+@app.command()
+def reconstruct(
+    input: Annotated[Path, typer.Argument(help="Scan: k-space, sinogram or image, of any known format.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Image; its suffix chooses the format.")],
+    operator: Annotated[str | None, typer.Option("--operator", help="NAME[:key=value,...]; see `invreg list`.")] = None,
+    prior: Annotated[str | None, typer.Option("--prior", help="NAME[:key=value,...] or none.")] = None,
+    algorithm: Annotated[str | None, typer.Option("--algorithm", help="NAME[:key=value,...], adjoint or fbp.")] = None,
+    weight: Annotated[str | None, typer.Option("--weight", help="Of the prior: a number or auto.")] = None,
+    rule: Annotated[
+        str, typer.Option("--rule", help="How auto chooses: discrepancy, sure, gcv or lcurve.")
+    ] = "discrepancy",
+    sigma: Annotated[float | None, typer.Option("--sigma", help="Noise level, in the units of the file.")] = None,
+    iterations: Annotated[int | None, typer.Option("--iterations", help="At most so many.")] = None,
+    maps: Annotated[
+        Path | None, typer.Option("--maps", help="File with coil maps; default the scan's, else ESPIRiT.")
+    ] = None,
+    size: Annotated[int | None, typer.Option("--size", help="Pixels along a side of a CT image.", min=1)] = None,
+    pixel_size: Annotated[float | None, typer.Option("--pixel-size", help="Of a CT image, mm.")] = None,
+    mu_water: Annotated[float, typer.Option("--mu-water", help="Attenuation of water, 1/mm.")] = 0.02,
+    format: Annotated[str | None, typer.Option("--format", help="Of the input; default told from its content.")] = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    force: Force = False,
+    config: Config = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Reconstruct a scan. Without further flags a choice that suits the data is made, and printed."""
+    from invreg.cli.reconstruct import Request, run_request
+
+    request = Request(
+        input, output, operator, prior, algorithm, weight, rule, sigma, iterations, maps, size, pixel_size, mu_water,
+        format, device, seed,
+    )  # fmt: skip
+    report = run_request(request, force=force, quiet=quiet or json, console=notes(quiet or json))
+    if json:
+        say_json(report)
+    else:
+        results().print(f"{output}: {report['status']} in {report['seconds']:.1f} s", soft_wrap=True)
+
+
+@app.command()
+def simulate(
+    output: Annotated[Path, typer.Argument(help="Scan to write, such as scan.npz or scan.cfl.")],
+    what: Annotated[str, typer.Option("--what", help="mri or ct.")] = "mri",
+    slice: Annotated[int, typer.Option("--slice", help="Of the head, 0 to 5 (mri).")] = 0,
+    slices: Annotated[int, typer.Option("--slices", help="How many slices, from that one on (mri).", min=1)] = 1,
+    acceleration: Annotated[float, typer.Option("--acceleration", help="Of the sampling (mri).")] = 4.0,
+    calibration: Annotated[int, typer.Option("--calibration", help="Calibration lines (mri).")] = 24,
+    pattern: Annotated[
+        str, typer.Option("--pattern", help="equispaced, random or variable-density (mri).")
+    ] = "equispaced",
+    coils: Annotated[int, typer.Option("--coils", help="Receive coils (mri).")] = 8,
+    sigma: Annotated[float, typer.Option("--sigma", help="Noise level of an image of size 1 (mri).")] = 0.01,
+    matrix: Annotated[int, typer.Option("--matrix", help="Pixels along a side (mri).", min=16)] = 192,
+    views: Annotated[int, typer.Option("--views", help="Angles over half a turn (ct).", min=1)] = 90,
+    photons: Annotated[float, typer.Option("--photons", help="Counts without object (ct).")] = 5e4,
+    truth: Annotated[Path | None, typer.Option("--truth", help="Write the true image here.")] = None,
+    seed: Seed = 0,
+    force: Force = False,
+    config: Config = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write a simulated scan of a real image, to play with."""
+    from invreg.cli.simulated import Wish, write_simulated
+
+    wish = Wish(what, slice, slices, acceleration, calibration, pattern, coils, sigma, matrix, views, photons, seed)
+    report = write_simulated(output, truth, wish, force=force)
+    if json:
+        say_json(report)
+    else:
+        results().print(f"{output}: {report['about']}", soft_wrap=True)
+
+
+@app.command()
+def info(
+    file: Annotated[Path, typer.Argument(help="Any file that `reconstruct` reads.")],
+    format: Annotated[str | None, typer.Option("--format", help="Default told from its content.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """What a file holds."""
+    from invreg.cli.inform import describe
+
+    found = describe(file, format)
+    if json:
+        say_json(found)
+        return
+    _two_columns(str(file), found)
+
+
+@app.command("list")
+def list_(
+    topic: Annotated[str | None, typer.Argument(help="operators, regularizers, algorithms or formats.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """What there is to choose from, one line each."""
+    from invreg.cli.inform import listing
+
+    found = listing(topic)
+    if json:
+        say_json(found)
+        return
+    for title, entries in found.items():
+        _two_columns(title, entries)
+
+
+def _two_columns(title: str, entries: dict[str, Any], words: Callable[[Any], str] = str) -> None:
+    table = Table(title=_plain(title), show_header=False, title_justify="left", box=None, pad_edge=False)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column()
+    for key, value in entries.items():
+        table.add_row(_plain(key), _plain(words(value)))
+    results().print(table)
