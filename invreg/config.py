@@ -51,6 +51,14 @@ ALGORITHMS: Mapping[str, type[Algorithm[Any, Any]]] = {
 }
 
 
+RULES: Mapping[str, type[Any]] = {
+    "discrepancy": algorithms.Discrepancy,
+    "gcv": algorithms.GCV,
+    "lcurve": algorithms.LCurve,
+    "sure": algorithms.SURE,
+}
+
+
 @dataclass(frozen=True)
 class Spec:
     """What `NAME[:key=value,...]` says.
@@ -126,16 +134,34 @@ def build(cls: type[T], name: str, options: Mapping[str, Any], given: Mapping[st
         raise type(error)(f"{name}: {error}") from error
 
 
-def regularizer(text: str, weight: float | None = None) -> Regularizer[Any]:
-    """A regularizer from `NAME[:key=value,...]`; a weight in the text wins over the argument.
+def regularizer(
+    text: str, shape: tuple[int, ...] | None, weight: float | None = None, dim: int | None = None
+) -> Regularizer[Any]:
+    """A regularizer from `NAME[:key=value,...]`; what the text says wins over the arguments.
+
+    Args:
+        text: the name with options; those of `wavelet` are its operator's too, such as `wavelet:wavelet=db4,levels=3`.
+        shape: of the images, which wavelets need.
+        weight, dim: where the class takes them and the text does not say.
 
     Raises:
-        TypeError, ValueError: as `parse`, `choose` and `build`.
+        TypeError, ValueError: as `parse`, `choose` and `build`; wavelets without a shape.
     """
     spec = parse(text)
-    return build(
-        choose("prior", spec.name, REGULARIZERS), spec.name, spec.options, {} if weight is None else {"weight": weight}
-    )
+    cls = choose("prior", spec.name, REGULARIZERS)
+    given = {key: value for key, value in (("weight", weight), ("dim", dim)) if value is not None}
+    if cls is not regularizers.WaveletL1:
+        return build(cls, spec.name, spec.options, given)
+    if shape is None:
+        raise ValueError("wavelet needs the shape of the images, got None")
+    own = {key for key in keys(operators.Wavelet) if key not in required(operators.Wavelet)}
+    for key in spec.options:
+        if key not in own | {"weight", "penalize_approximation"}:
+            raise ValueError(unknown_name("option of wavelet", key, own | {"weight", "penalize_approximation"}))
+    chosen = {key: value for key, value in spec.options.items() if key in own}
+    rest = {key: value for key, value in spec.options.items() if key not in own}
+    wavelet = build(operators.Wavelet, spec.name, chosen, {required(operators.Wavelet)[0]: shape})
+    return build(cls, spec.name, rest, given | {"wavelet": wavelet})
 
 
 def algorithm(text: str, iterations: int | None = None) -> Algorithm[Any, Any]:

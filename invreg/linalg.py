@@ -78,8 +78,9 @@ def cg(
     A sample stops once |b - H x| <= rtol |b|; it is then frozen while others go on. The host looks every
     `check_every` iterations. Solving for c b gives c times the path of b, whatever the scale.
     The residual of the recurrence drifts from the true one by rounding: where it meets the tolerance, the true one is
-    computed and the iteration restarts from it if need be. What is reported is then the true residual; a tolerance
-    below what the precision allows (about the machine epsilon times the condition number) reads as not converged.
+    computed (with ten machine epsilons of grace) and the iteration restarts from it if need be. So the residual that is
+    reported is true, and a tolerance below what the precision allows, about the machine epsilon times the condition
+    number, reads as not converged. With rtol = 0 the recurrence is taken at its word.
     The backward pass solves one more system with H to the same tolerance; gradients reach b and every tensor that
     `apply` closes over. Differentiable once.
 
@@ -156,6 +157,7 @@ def _cg(
         residual = b - apply(x)
     error = norm(residual)
     threshold = rtol * (size > 0).to(error.dtype)
+    accepted = (rtol + 10 * torch.finfo(error.dtype).eps) * (size > 0).to(error.dtype) if rtol else threshold
     active = error > threshold
     taken = torch.zeros_like(size, dtype=torch.int64)
     left, first = iterations, True
@@ -169,13 +171,13 @@ def _cg(
             break
         residual = b - apply(x)
         error = norm(residual)
-        active = error > threshold  # the recurrence promised too much
+        active = error > accepted  # the recurrence promised too much
         if not first:
             active = active & (error < 0.5 * start)  # else it is as good as the precision allows
         first = False
         if not left or not bool(active.any()):
             break
-    return LinearSolve(x * unit, error, taken, (error <= threshold) & size.isfinite())
+    return LinearSolve(x * unit, error, taken, (error <= accepted) & size.isfinite())
 
 
 def _descend(
@@ -341,16 +343,36 @@ def operator_norm(
     like: Tensor,
     *,
     iterations: int = 40,
-    rtol: float = 1e-3,
+    rtol: float = 1e-2,
     generator: Generator = None,
 ) -> Tensor:
-    """Spectral norm |A| of each sample's operator, (B,), from above, by Lanczos on A^H A.
-
-    The largest Ritz value bounds |A|^2 from below; its residual norm is added, so that 1 / |A|^2 is a safe step size.
-    The result exceeds |A| by at most a factor 1 + rtol unless `iterations` end earlier.
+    """Spectral norm |A| of each sample's operator, (B,), from above: the root of `largest_eigenvalue` of A^H A.
 
     Args:
         operator: A.
+        like, iterations, generator: as in `largest_eigenvalue`.
+        rtol: the result exceeds |A| by at most a factor 1 + rtol unless `iterations` end earlier.
+    """
+    require_positive("rtol", rtol)
+    found = largest_eigenvalue(operator.normal, like, iterations=iterations, rtol=2 * rtol, generator=generator)
+    return found.sqrt()
+
+
+def largest_eigenvalue(
+    apply: Callable[[Tensor], Tensor],
+    like: Tensor,
+    *,
+    iterations: int = 40,
+    rtol: float = 2e-2,
+    generator: Generator = None,
+) -> Tensor:
+    """Largest eigenvalue of each sample's Hermitian, positive semidefinite H, (B,), from above, by Lanczos.
+
+    The largest Ritz value bounds it from below; its residual norm is added, so that the inverse is a safe step size.
+    Nothing is reorthogonalised: that would only keep copies of converged Ritz values away.
+
+    Args:
+        apply: x -> H x, (B, *signal) -> (B, *signal).
         like: a signal, (B, *signal), for shape, dtype and device; its values are not used.
         iterations: Lanczos steps at most.
         rtol: stop once the bounds from below and above are this close.
@@ -365,27 +387,23 @@ def operator_norm(
     tiny = 10 * torch.finfo(real).eps
     with torch.no_grad():
         v, _ = _normalised(draw(like, torch.Generator().manual_seed(0) if generator is None else generator))
-        basis, diagonal, off_diagonal = list[Tensor](), list[Tensor](), list[Tensor]()
+        previous, beta = torch.zeros_like(v), torch.zeros_like(v.real).flatten(1).sum(1)
+        diagonal, off_diagonal = list[Tensor](), list[Tensor]()
         for _ in range(iterations):
-            basis.append(v)
-            w = operator.normal(v)
+            w = apply(v)
             w = w.real if w.is_complex() and not v.is_complex() else w  # as real signals see it
-            diagonal.append(inner(v, w).double())
-            for q in basis * 2:  # full reorthogonalisation, twice: else Ritz values repeat
-                w = w - expand(_complex_inner(q, w), w) * q
-            v, beta = _normalised(w)
+            w = w - expand(beta, w) * previous
+            alpha = inner(v, w)
+            diagonal.append(alpha.double())
+            previous, (v, beta) = v, _normalised(w - expand(alpha, w) * v)
             largest, last = _largest_ritz(diagonal, off_diagonal)
             exhausted = beta.double() <= tiny * largest  # only rounding is left: no direction to follow
-            v = torch.where(expand(exhausted, v), 0, v)
-            off_diagonal.append(torch.where(exhausted, 0, beta.double()))
+            v, beta = torch.where(expand(exhausted, v), 0, v), torch.where(exhausted, 0, beta)
+            off_diagonal.append(beta.double())
             residual = off_diagonal[-1] * last.abs()
-            if bool((residual <= 2 * rtol * largest).all()):
+            if bool((residual <= rtol * largest).all()):
                 break
-    return ((largest + residual).clamp_min(0).sqrt() * (1 + tiny)).to(real)
-
-
-def _complex_inner(a: Tensor, b: Tensor) -> Tensor:
-    return (a.conj() * b).flatten(1).sum(1)
+    return ((largest + residual).clamp_min(0) * (1 + 2 * tiny)).to(real)
 
 
 def _largest_ritz(diagonal: list[Tensor], off_diagonal: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -57,6 +57,12 @@ class Gaussian(Noise):
         return (z + precision * y) / (1 + precision)
 
 
+def _count_nll(rate: Tensor, y: Tensor) -> Tensor:
+    """Poisson rate - y - y log(rate / y), entry by entry, written in (rate - y) / y: large counts do not cancel."""
+    excess = (rate - y) / torch.where(y == 0, 1, y)
+    return torch.where(y == 0, rate, rate - y - y * torch.log1p(excess))
+
+
 @dataclass(frozen=True, eq=False)
 class Poisson(Noise):
     """Counts y ~ Poisson(photons * clean + background), clean >= 0 (emission, low-light imaging).
@@ -81,8 +87,7 @@ class Poisson(Noise):
 
     def nll(self, clean: Tensor, y: Tensor) -> Tensor:
         rate = self.photons * clean + self.background
-        value = rate - y - torch.xlogy(y, rate.clamp_min(0)) + torch.xlogy(y, y)
-        return _per_sample(torch.where(rate < 0, torch.inf, value))
+        return _per_sample(torch.where(rate < 0, torch.inf, _count_nll(rate, y)))
 
     def nll_gradient(self, clean: Tensor, y: Tensor) -> Tensor:
         rate = self.photons * clean + self.background
@@ -92,9 +97,11 @@ class Poisson(Noise):
         # in the rate r = photons c + background: r^2 - r (r_z - s) - s y = 0 with s = step * photons^2
         scale = step * self.photons**2
         shifted = self.photons * z + self.background - scale
-        root = (shifted.square() + 4 * scale * y).sqrt()
+        square = shifted.square() + 4 * scale * y
+        root = torch.where(square > 0, torch.where(square > 0, square, 1).sqrt(), 0)
         # the stable form of (shifted + root) / 2 on either side of zero
-        rate = torch.where(shifted >= 0, (shifted + root) / 2, 2 * scale * y / (root - shifted).clamp_min(1e-30))
+        negative = shifted < 0
+        rate = torch.where(negative, 2 * scale * y / torch.where(negative, root - shifted, 1), (shifted + root) / 2)
         return (rate - self.background) / self.photons
 
 
@@ -121,12 +128,13 @@ class TransmissionPoisson(Noise):
         return _draw_counts(self.photons * torch.exp(-clean) + self.background, generator)
 
     def nll(self, clean: Tensor, y: Tensor) -> Tensor:
-        if self.background == 0:  # the logarithm is known, so it can neither overflow nor meet zero
-            rate = self.photons * torch.exp(-clean)
-            log_rate = torch.as_tensor(self.photons, dtype=clean.dtype, device=clean.device).log() - clean
-            return _per_sample(rate - y - y * log_rate + torch.xlogy(y, y))
         rate = self.photons * torch.exp(-clean) + self.background
-        return _per_sample(rate - y - torch.xlogy(y, rate) + torch.xlogy(y, y))
+        if self.background > 0:
+            return _per_sample(_count_nll(rate, y))
+        # the logarithm of the rate is known, so it cannot meet zero: with t = log(rate / y), y (e^t - 1 - t)
+        photons = torch.as_tensor(self.photons, dtype=clean.dtype, device=clean.device)
+        t = photons.log() - clean - torch.where(y > 0, y, 1).log()
+        return _per_sample(torch.where(y == 0, rate, y * (torch.expm1(t) - t)))
 
     def nll_gradient(self, clean: Tensor, y: Tensor) -> Tensor:
         attenuated = self.photons * torch.exp(-clean)
@@ -149,8 +157,13 @@ def line_integrals(counts: Tensor, photons: float | Tensor, background: float = 
     Returns:
         (line integrals, standard deviations), each shaped as counts. Use `Gaussian(sigma=standard deviations)`.
 
+    Raises:
+        TypeError, ValueError: photons is not > 0 or background is not >= 0.
+
     Source: delta method; Sauer and Bouman 1993, "A local update strategy for iterative reconstruction", eq. 9.
     """
+    _check_level("photons", photons)
+    require_positive("background", background, zero_allowed=True)
     net = (counts - background).clamp_min(0.5)
     sigma = (net + background).sqrt() / net
     return -torch.log(net / photons), sigma

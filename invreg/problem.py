@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from invreg._check import require_finite, require_tensor
+from invreg._check import require_finite, require_positive, require_tensor
 from invreg.interfaces import LinearOperator, Noise, Operator
 from invreg.linalg import cg, solve_normal
-from invreg.noise import Gaussian
+from invreg.noise import Gaussian, Poisson, TransmissionPoisson
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,8 +21,9 @@ class Problem:
         noise: how they scatter. The default `Gaussian(1)` makes the misfit |A x - y|^2 / 2.
 
     Raises:
-        TypeError: an argument of the wrong kind.
-        ValueError: y has the wrong shape, NaN or Inf, or values where nothing is sampled.
+        TypeError: an argument of the wrong kind; y is of integers; sigma is a tensor of another precision than y.
+        ValueError: y has the wrong shape, NaN or Inf, or values where nothing is sampled; counts are negative or
+            complex; sigma or photons do not broadcast to y.
     """
 
     operator: Operator
@@ -36,12 +37,27 @@ class Problem:
             raise TypeError(f"noise must be a Noise such as Gaussian(0.1), got {type(self.noise).__name__}")
         require_tensor("y", self.y)
         self.operator.check_measurement(self.y)
+        if not (self.y.is_floating_point() or self.y.is_complex()):
+            raise TypeError(f"y must be floating point or complex, got {self.y.dtype}; use y.float()")
         require_finite("y", self.y)
+        self._check_noise()
         mask = self.operator.sampled()
         if mask is not None and bool((self.y.masked_fill(mask, 0) != 0).any()):
             raise ValueError(
                 "y must be 0 where the operator samples nothing, got other values; multiply it by the mask"
             )
+
+    def _check_noise(self) -> None:
+        y, noise = self.y, self.noise
+        if isinstance(noise, (Poisson, TransmissionPoisson)):
+            if y.is_complex() or bool((y < 0).any()):
+                raise ValueError(
+                    f"y must be counts >= 0 under {type(noise).__name__} noise, got complex or negative values; "
+                    "state a background instead of subtracting it, or use Gaussian noise"
+                )
+            _check_broadcast("photons", noise.photons, y)
+        elif isinstance(noise, Gaussian):
+            _check_broadcast("sigma", noise.sigma, y)
 
     @property
     def count(self) -> Tensor:
@@ -86,7 +102,10 @@ class Problem:
         if known is None:
             operator, noise = self._quadratic()
             known = operator.adjoint(self.y / noise.sigma**2)
-            if not known.requires_grad:  # a graph must not outlive its backward pass
+            tensors = (self.y, noise.sigma, *operator.parameters(), *operator.buffers())
+            # a graph must not outlive its backward pass, nor a value without graph hide that one is wanted
+            learned = any(isinstance(t, Tensor) and t.requires_grad for t in tensors)
+            if not (learned or known.requires_grad or known.is_inference()):
                 self.__dict__["_backprojection"] = known
         return known
 
@@ -112,8 +131,11 @@ class Problem:
 
         Raises:
             TypeError: the misfit is not quadratic.
+            ValueError: variance is a number <= 0.
         """
         operator, noise = self._quadratic()
+        if not isinstance(variance, Tensor):
+            require_positive("variance", variance)
         start = z if x0 is None else x0
         if _is_scalar(noise.sigma):
             shift = noise.sigma**2 / variance
@@ -138,6 +160,20 @@ class Problem:
             "this needs a LinearOperator and Gaussian noise, got "
             f"{type(self.operator).__name__} and {type(self.noise).__name__}; use GradientDescent or FISTA"
         )
+
+
+def _check_broadcast(name: str, level: float | Tensor, y: Tensor) -> None:
+    """Raise unless a tensor of noise levels broadcasts to y without widening its shape or precision."""
+    if _is_scalar(level) or not isinstance(level, Tensor):
+        return
+    trailing = y.shape[y.ndim - level.ndim :] if level.ndim <= y.ndim else ()
+    if level.ndim > y.ndim or any(n not in (1, m) for n, m in zip(level.shape, trailing, strict=True)):
+        raise ValueError(
+            f"{name} must broadcast to y, {tuple(y.shape)}, got {tuple(level.shape)}; "
+            f"one for each sample is {(y.shape[0], *(1,) * (y.ndim - 1))}"
+        )
+    if level.dtype != y.real.dtype:
+        raise TypeError(f"{name} is {level.dtype} but y is {y.dtype}; use {name}.to({y.real.dtype})")
 
 
 def _is_scalar(sigma: float | Tensor) -> bool:

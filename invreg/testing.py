@@ -3,7 +3,7 @@
 For the tests of this package and for those who write their own operators and priors.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -51,7 +51,12 @@ def linearity_gap(operator: LinearOperator, x: Tensor, z: Tensor) -> float:
 def batch_gap(function: Callable[[Tensor], Tensor], x: Tensor) -> float:
     """Largest relative difference between a batch's items and the same items alone; x is (B, ...) with B >= 2."""
     together = function(x)
-    return max(relative_gap(together[i : i + 1], function(x[i : i + 1])) for i in range(x.shape[0]))
+    return _worst(relative_gap(together[i : i + 1], function(x[i : i + 1])) for i in range(x.shape[0]))
+
+
+def _worst(gaps: Iterable[float]) -> float:
+    """The largest; NaN if there is one, where `max` would lose it."""
+    return float(torch.tensor(list(gaps), dtype=torch.float64).max())
 
 
 def gradient_gap(function: Callable[[Tensor], Tensor], x: Tensor, gradient: Tensor, *, step: float = 1e-6) -> float:
@@ -67,14 +72,14 @@ def gradient_gap(function: Callable[[Tensor], Tensor], x: Tensor, gradient: Tens
         raise TypeError(f"x must be float64 or complex128, got {x.dtype}; finite differences need double precision")
     generator = torch.Generator().manual_seed(0)
     h = step * max(float(x.abs().max()), 1e-3)
-    worst = 0.0
+    gaps = []
     for _ in range(8):
         d = draw(x, generator)
         with torch.no_grad():
             wanted = float((function(x + h * d).sum() - function(x - h * d).sum()) / (2 * h))
         got = float(inner(gradient, d).sum())
-        worst = max(worst, abs(got - wanted) / max(abs(wanted), float(gradient.norm()), 1e-12))
-    return worst
+        gaps.append(abs(got - wanted) / max(abs(wanted), float(gradient.norm()), 1e-12))
+    return _worst(gaps)
 
 
 def prox_gap(regularizer: Regularizer[Tensor], x: Tensor, step: float, *, trials: int = 200) -> float:
@@ -83,7 +88,8 @@ def prox_gap(regularizer: Regularizer[Tensor], x: Tensor, step: float, *, trials
     The objective is strongly convex for convex R, so a point that no random move, of any length and none along the
     line to x and to 0, can improve is the minimum. Positive if a better point was found.
     """
-    assert isinstance(regularizer, Proximal), f"{type(regularizer).__name__} has no prox"
+    if not isinstance(regularizer, Proximal):
+        raise TypeError(f"regularizer must have a prox, got {type(regularizer).__name__}")
 
     def objective(z: Tensor) -> Tensor:
         return step * regularizer(z) + 0.5 * inner(z - x, z - x)
@@ -111,5 +117,7 @@ def noise_gap(noise: Noise, clean: Tensor, y: Tensor) -> float:
 
 
 def relative_gap(got: Tensor, wanted: Tensor) -> float:
-    """|got - wanted| / |wanted|."""
+    """|got - wanted| / |wanted|; shapes must agree, so that a lost axis does not hide in broadcasting."""
+    if got.shape != wanted.shape:
+        raise ValueError(f"got must have the shape of wanted, {tuple(wanted.shape)}, got {tuple(got.shape)}")
     return float((got - wanted).detach().norm() / wanted.detach().norm().clamp_min(1e-300))

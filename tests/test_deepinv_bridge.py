@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from invreg import linalg
 from invreg._torchvision import guard_torchvision
 from invreg.deepinv_bridge import as_deepinv, from_deepinv
 from invreg.interfaces import Denoiser, LinearOperator, Operator, Proximal, Regularizer
@@ -90,6 +89,12 @@ def sense(dtype: torch.dtype = torch.complex128) -> Sense:
     return Sense(maps, torch.rand(12, 10, generator=torch.Generator().manual_seed(1)) > 0.4)
 
 
+def dense_norm(operator: LinearOperator, like: Tensor) -> float:
+    """The largest singular value, of the operator written out as a matrix; `like` is (1, *signal)."""
+    basis = torch.eye(like.numel(), dtype=like.dtype).reshape(-1, *like.shape[1:])
+    return float(torch.linalg.matrix_norm(operator(basis).flatten(1), 2))
+
+
 MADE: dict[str, tuple[Callable[[], LinearOperator], str, torch.dtype]] = {
     "matrix, native": (lambda: Rows(seeded(7, 5), 4), "native", torch.float64),
     "matrix, channels": (lambda: Rows(seeded(7, 5), 4), "channels", torch.float64),
@@ -97,6 +102,7 @@ MADE: dict[str, tuple[Callable[[], LinearOperator], str, torch.dtype]] = {
     "SENSE, native": (sense, "native", torch.complex128),
     "SENSE, real2": (sense, "real2", torch.float64),
     "SENSE, channels": (sense, "channels", torch.complex128),
+    "CT, channels": (lambda: ParallelBeam((9, 8), torch.linspace(0, 3.1, 12).double()), "channels", torch.float64),
 }
 
 
@@ -108,7 +114,7 @@ def test_our_operators_pass_the_adjointness_norm_and_pseudo_inverse_checks_of_de
     assert float(physics.adjointness_test(num_samples=5, dtype=dtype)) <= 1e-12
     x = torch.randn(physics.img_size, dtype=dtype)[None]
     plain = torch.empty(1, *make().signal_shape or (), dtype=torch.complex128 if layout == "real2" else dtype)
-    norm = float(linalg.operator_norm(make(), plain))
+    norm = dense_norm(make(), plain)
     found = float(physics.compute_sqnorm(x, max_iter=500, tol=1e-9, verbose=False))
     assert found == pytest.approx(norm**2, rel=1e-3)
     y = physics.A(x)
@@ -451,14 +457,12 @@ def test_wrapped_operator_can_be_copied_and_its_gradient_reaches_a_learned_weigh
     assert float(gradient) == pytest.approx(float(0.5 * x.square().sum()))
 
 
+SMOOTH = torch.tensor([0.2, 0.6, 0.2])
 FOREIGN: dict[str, tuple[Callable[[], LinearOperator], Any, torch.dtype]] = {
     "SENSE, native": (lambda: sense(torch.complex64), "native", torch.complex64),
     "SENSE, real2": (lambda: sense(torch.complex64), "real2", torch.float32),
-    "blur, channels": (
-        lambda: Blur(torch.tensor([[0.05, 0.1, 0.05], [0.1, 0.4, 0.1], [0.05, 0.1, 0.05]]), (12, 10)),
-        "channels",
-        torch.float32,
-    ),
+    "blur, channels": (lambda: Blur(torch.outer(SMOOTH, SMOOTH), (12, 10)), "channels", torch.float32),
+    "CT, channels": (lambda: ParallelBeam((16, 16), torch.linspace(0, 3.1, 40)), "channels", torch.float32),
 }
 SHIPPED = [
     ("test_operators_adjointness", {"rng": True}),
@@ -503,7 +507,7 @@ def test_our_operators_pass_the_tests_that_deepinv_ships(
         operator = make()
         assert operator.signal_shape is not None
         like = torch.empty(1, *operator.signal_shape, dtype=torch.complex64 if "SENSE" in name else dtype)
-        unit = (1 / float(linalg.operator_norm(operator, like, rtol=1e-6))) * operator
+        unit = (1 / dense_norm(operator, like)) * operator
         found = (as_deepinv(unit, layout), as_deepinv(unit, layout).img_size, 1.0, dtype)
         return (*found, []) if get_physics_param else found
 
@@ -513,6 +517,8 @@ def test_our_operators_pass_the_tests_that_deepinv_ships(
     if FOREIGN[name][2].is_complex and test == "test_adjoint_autograd":
         test = "test_operators_adjointness"  # deepinv's autograd adjoint does not conjugate, as it says there
         options = {"rng": True}
+    if name.startswith("CT") and test == "test_clone":
+        pytest.skip("it overwrites all buffers with 0, and a cosine and sine of 0 are no angle")
     torch.manual_seed(0)
     arguments = {**options, **({"rng": torch.Generator().manual_seed(0)} if "rng" in options else {})}
     getattr(shipped, test)(name=name, device="cpu", **arguments)

@@ -74,9 +74,7 @@ class GradientDescent(Algorithm[Regularizer[Tensor] | None, DescentState]):
                 )
             first = annealed(prior, 1 / self.iterations)
             gradient = _gradient(problem, first, x)
-            size = first_step_size(
-                lambda z: _objective(problem, first, z), lambda s: x - s * gradient, x, gradient
-            )
+            size = first_step_size(lambda z: _objective(problem, first, z), lambda s: x - s * gradient, x, gradient)
         else:
             size = inverse(curvature(problem, x))
         return DescentState(x, x, size)
@@ -90,7 +88,12 @@ class GradientDescent(Algorithm[Regularizer[Tensor] | None, DescentState]):
         if not self._searches(problem, prior):
             return DescentState(z - expand(state.step_size, z) * gradient, state.x, state.step_size)
         x, size = backtrack(
-            lambda x: _objective(problem, prior, x), lambda s: z - s * gradient, z, gradient, state.step_size, self.trials
+            lambda x: _objective(problem, prior, x),
+            lambda s: z - s * gradient,
+            z,
+            gradient,
+            state.step_size,
+            self.trials,
         )
         return DescentState(x, state.x, size)
 

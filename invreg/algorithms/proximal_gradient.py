@@ -134,7 +134,7 @@ def _check_options(step_size: float | None, trials: int) -> None:
     require_count("trials", trials)
 
 
-def _require_proximal(prior: Proximal | None, name: str) -> None:
+def _require_proximal(prior: object, name: str) -> None:
     if prior is None or isinstance(prior, Proximal):
         return
     advice = "GradientDescent takes any prior with a gradient, PDHG and ADMM one with terms"
@@ -162,9 +162,7 @@ def _forward_backward(problem: Problem, prior: Proximal | None, z: Tensor, size:
     return _proximal(prior, torch.addcmul(z, step.to(z.dtype), problem.misfit_gradient(z), value=-1), step)
 
 
-def _searched(
-    problem: Problem, prior: Proximal | None, z: Tensor, size: Tensor, trials: int
-) -> tuple[Tensor, Tensor]:
+def _searched(problem: Problem, prior: Proximal | None, z: Tensor, size: Tensor, trials: int) -> tuple[Tensor, Tensor]:
     """One step from z with a step size that each sample finds, and the size to try first next time."""
     gradient = problem.misfit_gradient(z)
     return backtrack(problem.misfit, lambda s: _proximal(prior, z - s * gradient, s), z, gradient, size, trials)

@@ -8,9 +8,8 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor
 
-from invreg.interfaces import LinearOperator, Regularizer
-from invreg.linalg import expand, inner, operator_norm
-from invreg.noise import Gaussian
+from invreg.interfaces import Regularizer
+from invreg.linalg import expand, inner, largest_eigenvalue
 from invreg.problem import Problem
 
 P = TypeVar("P")
@@ -18,29 +17,6 @@ GROWTH = 1.1
 """A step size that was accepted is tried this much larger at the next iteration."""
 SLACK = 16.0
 """Roundings of the objective that the test of a step forgives: it compares two large, nearly equal numbers."""
-
-
-class Whitened(LinearOperator):
-    """A / sigma of a quadratic misfit, whose normal operator is the misfit's Hessian."""
-
-    def __init__(self, problem: Problem) -> None:
-        operator, noise = problem.operator, problem.noise
-        if not isinstance(operator, LinearOperator) or not isinstance(noise, Gaussian):
-            raise TypeError(
-                "a curvature needs a LinearOperator and Gaussian noise, got "
-                f"{type(operator).__name__} and {type(noise).__name__}"
-            )
-        super().__init__(operator.signal_shape, operator.measurement_shape)
-        self.operator, self.sigma, self.problem = operator, noise.sigma, problem
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.operator(x) / self.sigma
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        return self.operator.adjoint(y / self.sigma)
-
-    def normal(self, x: Tensor) -> Tensor:
-        return self.problem.normal(x)
 
 
 def curvature(problem: Problem, like: Tensor) -> Tensor:
@@ -53,12 +29,17 @@ def curvature(problem: Problem, like: Tensor) -> Tensor:
     Raises:
         TypeError: the misfit is not quadratic.
     """
-    return operator_norm(Whitened(problem), like) ** 2
+    return largest_eigenvalue(problem.normal, like)
 
 
 def inverse(values: Tensor) -> Tensor:
     """1 / values where they are > 0, else 1: a step size for an operator that is zero is any."""
     return torch.where(values > 0, 1 / torch.where(values > 0, values, 1), 1)
+
+
+def inverse_or_zero(values: Tensor) -> Tensor:
+    """1 / values where they are > 0, else 0: a row that sees nothing says nothing."""
+    return torch.where(values > 0, 1 / torch.where(values > 0, values, 1), 0)
 
 
 def annealed(prior: P, progress: float) -> P:

@@ -25,10 +25,15 @@ class NoiseLevel:
     source: str
 
     def number(self) -> float | None:
-        """One number for all entries: the root of the harmonic mean of the variances."""
+        """One number for all entries."""
         if isinstance(self.sigma, Tensor):
-            return float(self.sigma.double().pow(-2).mean().pow(-0.5))
+            return mean_level(self.sigma)
         return self.sigma
+
+
+def mean_level(sigma: Tensor) -> float:
+    """The one noise level that carries as much information as these: the root of the harmonic mean of variances."""
+    return float(sigma.double().pow(-2).mean().pow(-0.5))
 
 
 def noise_level(record: KSpace | Sinogram | Image, given: float | None) -> NoiseLevel:

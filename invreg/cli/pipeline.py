@@ -12,17 +12,18 @@ from invreg import config
 from invreg._check import require_positive
 from invreg.algorithms import filtered_backprojection
 from invreg.algorithms.loop import Algorithm, History, Reconstruction, Status, describe
-from invreg.cli.noise_level import NoiseLevel
-from invreg.cli.weights import RULES, automatic_weight
-from invreg.interfaces import LinearOperator, Proximal
+from invreg.cli.noise_level import NoiseLevel, mean_level
+from invreg.cli.weights import automatic_weight
+from invreg.interfaces import LinearOperator, Proximal, Regularizer
 from invreg.io.records import Image
 from invreg.linalg import norm
 from invreg.noise import Gaussian
 from invreg.problem import Problem
 from invreg.random import draw
+from invreg.regularizers import Box, NonNegative, SumOfTerms, Tikhonov
 
 # of the weight, in units of the image gradient that noise alone makes; see docs/cli.md
-RELATIVE_WEIGHT = {"tv": 1.0, "wavelet": 1.0}
+RELATIVE_WEIGHT = {"tv": 0.3, "tgv": 0.3, "wavelet": 0.5}
 NOISELESS = 1e-3
 """What stands for the noise level, relative to an image of size 1, where none is known."""
 DIRECT = {"adjoint": "A^H y: zero-filling of k-space, back-projection of a sinogram", "fbp": "filtered back-projection"}
@@ -127,11 +128,6 @@ def problem_of(scan: Scan, index: int, level: NoiseLevel) -> Problem:
     return Problem(scan.operator(index), scan.y(index), noise)
 
 
-def mean_level(sigma: Tensor) -> float:
-    """The one noise level that carries as much information as these: the root of the harmonic mean of variances."""
-    return float(sigma.double().pow(-2).mean().pow(-0.5))
-
-
 def make_plan(scan: Scan, level: NoiseLevel, wishes: Wishes) -> Plan:
     """Choose what the user left open.
 
@@ -180,7 +176,7 @@ def _weighted(
         if wishes.weight is not None:
             reason = "has no weight" if "weight" not in config.keys(cls) else "has its weight already"
             raise ValueError(f"prior {text} {reason}; leave --weight {wishes.weight} away")
-        return prior_of(text, None, scan), {"prior": text, "weight": spec.options.get("weight")}
+        return scan_prior(text, None, scan), {"prior": text, "weight": spec.options.get("weight")}
     index = reference_slice(scan)
     if wishes.weight == "auto":
         value, why = automatic_weight(
@@ -188,23 +184,30 @@ def _weighted(
             problem_of(scan, index, level),
             scan.sigma(index, level),
             level,
-            lambda weight: prior_of(text, weight, scan),
+            lambda weight: scan_prior(text, weight, scan),
             algorithm,
-            wishes.seed,
         )
     elif wishes.weight is not None:
         value, why = _number(wishes.weight), "given"
     else:
         value, why = _usual_weight(spec.name, scan, index, level, wishes.seed)
-    return prior_of(text, value, scan), {
+    return scan_prior(text, value, scan), {
         "prior": text,
         "weight": f"{value:.4g} ({why}; of |A x - y|^2 / 2 with scaled y)",
     }
 
 
-def prior_of(text: str, weight: float | None, scan: Scan) -> Any:
-    """A prior for a scan's images."""
-    return config.regularizer(text, weight, dim=scan.dim, positive=scan.positive)
+def scan_prior(text: str, weight: float | None, scan: Scan) -> Any:
+    """A prior for a scan's images, which are kept >= 0 where the physics says so.
+
+    Raises:
+        TypeError, ValueError: as `config.regularizer`.
+    """
+    shape = scan.operator(reference_slice(scan)).signal_shape
+    made = config.regularizer(text, shape, weight, scan.dim)
+    if not scan.positive or not isinstance(made, Regularizer) or isinstance(made, NonNegative | Box | Tikhonov):
+        return made
+    return SumOfTerms(made, NonNegative())
 
 
 def _number(text: str) -> float:
@@ -238,7 +241,7 @@ def _usual(prior: str, scan: Scan) -> str:
     """The algorithm that suits a prior."""
     if prior == "none":
         return "cg"
-    made = prior_of(prior, None if "weight" not in config.keys(_class(prior)) else 1.0, scan)
+    made = scan_prior(prior, None if "weight" not in config.keys(_class(prior)) else 1.0, scan)
     return scan.algorithm if isinstance(made, Proximal) else "pdhg"
 
 

@@ -7,6 +7,7 @@ import secrets
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -15,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 OK, FAILED, BAD_INPUT = 0, 1, 2
@@ -107,13 +109,35 @@ def versions() -> dict[str, str]:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a small text file whole or not at all, over an existing one."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a small file whole or not at all, over an existing one."""
     temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def warnings_as_remarks(console: Console) -> Iterator[None]:
+    """Show each different warning once, as one line."""
+    seen: set[str] = set()
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        text = " ".join(str(message).split())
+        if text not in seen:
+            seen.add(text)
+            console.print(f"[yellow]warning:[/yellow] {escape(text)}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = show
+        yield

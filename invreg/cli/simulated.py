@@ -97,7 +97,7 @@ def simulated_mri(wish: Wish) -> tuple[Record, Image, str]:
     record = KSpace(
         torch.cat([one.kspace for one in scans]),
         mask=scans[0].mask,
-        noise_covariance=noise_covariance(scans[0].noise) if wish.sigma else None,
+        noise_covariance=noise_covariance(scans[0].noise[0]) if wish.sigma else None,
         noise_sigma=wish.sigma or None,
         voxel_size=scans[0].voxel_size,
         slices=wish.slices,

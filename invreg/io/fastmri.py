@@ -112,7 +112,7 @@ def write(path: Path, record: Record, *, overwrite: bool = False) -> None:
     import h5py
 
     with atomic(path, overwrite=overwrite) as (temporary,), h5py.File(temporary, "w") as file:
-        file["invreg/header"] = to_json(record)  # an attribute would be limited to 64 KiB
+        file["invreg/header"] = np.bytes_(to_json(record).encode())  # an attribute would be limited to 64 KiB
         name = "kspace" if isinstance(record, KSpace) else "reconstruction"
         file.create_dataset(name, data=record.data.detach().cpu().numpy())
         if isinstance(record, Image):

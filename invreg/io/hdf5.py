@@ -3,11 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+import numpy as np
 
 from invreg.io.files import require_file, require_stored
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
+_HEAPS_KEPT = 64
 
 
 @contextmanager
@@ -89,12 +92,161 @@ def text(path: Path, group: Any, name: str) -> str:
     """The content of a text dataset: a scalar, or the first of an array.
 
     Raises:
-        ValueError: it is missing or not text.
+        ValueError: it is missing, damaged or not text.
     """
+    import h5py
+
     found = dataset(path, group, name, (0, 1), "text")
-    value = found[()] if found.ndim == 0 else found[0]
-    if isinstance(value, bytes):
-        return value.decode("utf-8")
-    if isinstance(value, str):
-        return value
-    raise ValueError(f"{path}: {name} must be text, got {found.dtype}; check the kind of file")
+    kind = found.id.get_type()
+    if kind.get_class() != h5py.h5t.STRING:
+        raise ValueError(f"{path}: {name} must be text, got {found.dtype}; check the kind of file")
+    if kind.is_variable_str():
+        with Ragged(path, found) as ragged:
+            content = ragged[0]
+    else:
+        content = bytes(found[()] if found.ndim == 0 else found[0])
+    return content.rstrip(b"\0").decode("utf-8")
+
+
+class Ragged:
+    """Entries of variable length, read from the file itself and not through the HDF5 library.
+
+    The library trusts the lengths that a file states and crashes the process where they are wrong. Here every
+    reference is checked against the global heap that it points to. A context manager.
+
+    Args:
+        path: the file.
+        found: a dataset from `dataset`, of at most one axis.
+        member: the field of a compound type that has variable length; None if the entries themselves have.
+
+    Raises:
+        ValueError: another type, a filter, or a layout without an address.
+
+    Source: HDF5 File Format Specification 3.0, sections III.E (global heap) and IV.A.2.d (variable-length data).
+    """
+
+    def __init__(self, path: Path, found: Any, member: str | None = None) -> None:
+        self._path, self._name = path, f"{found.name}" + (f"/{member}" if member else "")
+        self._size = path.stat().st_size
+        self._seen: dict[int, int] = {}
+        self._heaps: dict[int, tuple[bytes, dict[int, tuple[int, int]]]] = {}
+        offset = _offset_of_reference(found, member)
+        if found.file.id.get_create_plist().get_sizes() != (8, 8) or offset is None:
+            raise ValueError(f"{self._name} must have variable length with 64-bit addresses, got {found.dtype}")
+        self._file = open(path, "rb")  # noqa: SIM115  closed by __exit__
+        try:
+            self._references = self._read_references(found, offset)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def __getitem__(self, i: int) -> bytes:
+        """The bytes of entry i.
+
+        Raises:
+            ValueError: its reference is damaged.
+        """
+        length, address, index = self._references[i].tolist()
+        if length == 0:
+            return b""
+        heap, objects = self._heap(address)
+        start, size = objects.get(index, (0, -1))
+        if length > size:
+            raise self._damaged(f"entry {i} of {length} bytes refers to {max(size, 0)} bytes in the heap")
+        return heap[start : start + length]
+
+    def _damaged(self, what: str) -> ValueError:
+        return ValueError(f"{self._name}: {what}; the file is damaged, get a fresh copy")
+
+    def _bytes(self, address: int, count: int) -> bytes:
+        if address + count > self._size:
+            raise self._damaged(f"{count} bytes at {address} lie beyond the file's {self._size}")
+        self._file.seek(address)
+        return self._file.read(count)
+
+    def _read_references(self, found: Any, offset: int) -> Any:
+        """Byte length, heap address and heap index of every entry."""
+        kind = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
+        # the library states sizes in memory: a reference to text has 8 bytes there, but 16 in the file, as all have
+        compound = found.dtype.names is not None
+        width, count = found.id.get_type().get_size() if compound else kind.itemsize, max(1, found.size)
+        if found.chunks is None:
+            start = found.id.get_offset()
+            if start is None:
+                raise ValueError(
+                    f"{self._name} lies in the object header, which is not read; repack: h5repack -l CONTI"
+                )
+            table = np.frombuffer(self._bytes(start, count * width), np.uint8).reshape(count, width)
+        else:
+            if found.id.get_create_plist().get_nfilters():
+                raise ValueError(f"{self._name} is filtered, which is not read; repack it with h5repack -f NONE")
+            table = np.zeros((count, width), np.uint8)
+            chunks: list[Any] = []
+            found.id.chunk_iter(chunks.append)
+            for chunk in chunks:
+                first = chunk.chunk_offset[0]
+                if chunk.size != found.chunks[0] * width:
+                    raise self._damaged(f"a chunk has {chunk.size} bytes, want {found.chunks[0]} entries of {width}")
+                rows = min(found.chunks[0], count - first)
+                if first < count:
+                    content = self._bytes(chunk.byte_offset, rows * width)
+                    table[first : first + rows] = np.frombuffer(content, np.uint8).reshape(rows, width)
+        references = np.ascontiguousarray(table[:, offset : offset + kind.itemsize]).view(kind)[:, 0].copy()
+        if compound:
+            references["length"] *= np.uint32(4)  # counted in float32, of which a line has far fewer than 2^30
+        return references
+
+    def _heap(self, address: int) -> tuple[bytes, dict[int, tuple[int, int]]]:
+        """The content of the heap at an address, and where its objects are in it: start and size by index."""
+        if address in self._heaps:
+            return self._heaps[address]
+        head = self._bytes(address, 16)
+        size = int.from_bytes(head[8:16], "little")
+        if head[:5] != b"GCOL\1" or size < 16:
+            raise self._damaged(f"there is no heap at {address}")
+        self._seen[address] = size
+        if sum(self._seen.values()) > self._size:  # heaps do not overlap
+            raise self._damaged("its heaps are larger than the file")
+        heap = self._bytes(address, size)
+        objects: dict[int, tuple[int, int]] = {}
+        place = 16
+        while place + 16 <= size:
+            index, length = (
+                int.from_bytes(heap[place : place + 2], "little"),
+                int.from_bytes(heap[place + 8 : place + 16], "little"),
+            )
+            if index == 0:  # the free space at the end
+                break
+            if place + 16 + length > size:
+                raise self._damaged(f"object {index} of {length} bytes leaves its heap at {address}")
+            objects[index] = (place + 16, length)
+            place += 16 + (length + 7) // 8 * 8
+        if len(self._heaps) >= _HEAPS_KEPT:
+            del self._heaps[next(iter(self._heaps))]
+        self._heaps[address] = (heap, objects)
+        return self._heaps[address]
+
+
+def _offset_of_reference(found: Any, member: str | None) -> int | None:
+    """Where in a stored entry its reference into the heap lies; None if it has none of the kind that is read."""
+    import h5py
+
+    kind = found.id.get_type()
+    if member is None:
+        return 0 if kind.get_class() == h5py.h5t.STRING and kind.is_variable_str() else None
+    if kind.get_class() != h5py.h5t.COMPOUND:
+        return None
+    names = [kind.get_member_name(i) for i in range(kind.get_nmembers())]
+    if member.encode() not in names:
+        return None
+    number = names.index(member.encode())
+    inner = kind.get_member_type(number)
+    if inner.get_class() != h5py.h5t.VLEN or inner.get_super().dtype != np.dtype("<f4"):
+        return None
+    return int(kind.get_member_offset(number))

@@ -31,7 +31,6 @@ SKIPPED = {
 BATCH_COUNTERS = ("contrast", "phase", "set", "repetition", "slice")
 _HEAD = ("flags", "number_of_samples", "active_channels", "discard_pre", "discard_post", "center_sample")
 _LARGEST_GRID = 1 << 32  # complex64 entries
-_BLOCK = 1024
 
 
 def read(path: Path) -> KSpace:
@@ -60,21 +59,22 @@ def read(path: Path) -> KSpace:
     with reading(path, "ISMRMRD"), hdf5.opened(path) as file:
         group = file[group_name(path, file)]
         header = parse_header(hdf5.text(path, group, "xml"))
-        lines = hdf5.dataset(path, group, "data", (1,), "acquisitions")
-        heads = _heads(lines)
+        table = hdf5.dataset(path, group, "data", (1,), "acquisitions")
+        heads = _heads(table)
         kinds = _sort(heads)
         encoding = _encoding(header, heads[kinds.imaging])
-        noise = _noise(lines, heads, kinds, header)
         grid = _Grid.make(encoding, heads, kinds)
-        whiten = None if noise is None else whitening_matrix(noise)
-        data, counts = grid.fill(lines, heads, kinds.imaging, whiten)
-        calibration = None
-        if kinds.calibration.size:
-            calibration, calibration_counts = grid.fill(lines, heads, kinds.calibration, whiten)
-            if encoding.calibration == "embedded":
-                gaps = (counts == 0) & (calibration_counts > 0)
-                data += calibration * gaps
-                counts += calibration_counts * gaps
+        with hdf5.Ragged(path, table, "data") as lines:
+            noise = _noise(lines, heads, kinds, header)
+            whiten = None if noise is None else whitening_matrix(noise)
+            data, counts = grid.fill(lines, heads, kinds.imaging, whiten)
+            calibration = None
+            if kinds.calibration.size:
+                calibration, calibration_counts = grid.fill(lines, heads, kinds.calibration, whiten)
+        if calibration is not None and encoding.calibration == "embedded":
+            gaps = (counts == 0) & (calibration_counts > 0)
+            data += calibration * gaps
+            counts += calibration_counts * gaps
         return _record(header, encoding, heads, kinds, grid, data, counts, calibration, noise)
 
 
@@ -104,15 +104,15 @@ class _Kinds:
     skipped: dict[str, int]
 
 
-def _heads(lines: Any) -> Any:
+def _heads(table: Any) -> Any:
     """All acquisition headers, their layout and plain bounds checked."""
-    if lines.dtype.names is None or not {"head", "data"} <= set(lines.dtype.names):
-        raise ValueError(f"acquisitions must have head and data, got {lines.dtype}; this is no ISMRMRD scan")
-    layout = lines.dtype["head"]
+    if table.dtype.names is None or not {"head", "data"} <= set(table.dtype.names):
+        raise ValueError(f"acquisitions must have head and data, got {table.dtype}; this is no ISMRMRD scan")
+    layout = table.dtype["head"]
     missing = [name for name in (*_HEAD, "idx", "position") if name not in (layout.names or ())]
     if missing:
         raise ValueError(f"the acquisition headers lack {', '.join(missing)}; this is no ISMRMRD scan")
-    heads = lines.fields("head")[:]
+    heads = table.fields("head")[:]
     if heads.size == 0:
         raise ValueError("the file holds no acquisition; nothing can be reconstructed")
     return heads
@@ -159,21 +159,16 @@ def _encoding(header: Header, imaging: Any) -> Encoding:
     return encoding
 
 
-def _samples(lines: Any, heads: Any, index: Any, coils: int) -> Any:
-    """The samples of some acquisitions, one (coils, samples) array after the other."""
-    fields = lines.fields("data")
-    for start in range(int(index[0]), int(index[-1]) + 1, _BLOCK):  # whole ranges: HDF5 is slow to pick single lines
-        block = index[(index >= start) & (index < start + _BLOCK)]
-        content = fields[start : start + _BLOCK] if block.size else ()
-        for i in block:
-            values = content[i - start]
-            count = int(heads["number_of_samples"][i])
-            if np.asarray(values).size != 2 * coils * count or np.asarray(values).dtype != np.float32:
-                raise ValueError(
-                    f"acquisition {i} must hold {coils} x {count} complex float samples, got {np.asarray(values).size} "
-                    f"values of {np.asarray(values).dtype}; the file is damaged"
-                )
-            yield i, np.ascontiguousarray(values).view(np.complex64).reshape(coils, count)
+def _samples(lines: hdf5.Ragged, heads: Any, index: Any, coils: int) -> Any:
+    """The number and the samples (coils, samples) of some acquisitions, one after the other."""
+    for i in index:
+        content, count = lines[i], int(heads["number_of_samples"][i])
+        if len(content) != 8 * coils * count:
+            raise ValueError(
+                f"acquisition {i} must hold {coils} x {count} complex float samples, got {len(content)} bytes; "
+                "the file is damaged"
+            )
+        yield i, np.frombuffer(content, "<c8").reshape(coils, count)
 
 
 def _coils(heads: Any, index: Any) -> int:
@@ -183,7 +178,7 @@ def _coils(heads: Any, index: Any) -> int:
     return int(found[0])
 
 
-def _noise(lines: Any, heads: Any, kinds: _Kinds, header: Header) -> Tensor | None:
+def _noise(lines: hdf5.Ragged, heads: Any, kinds: _Kinds, header: Header) -> Tensor | None:
     """Covariance E n n^H of the noise in an imaging sample, (coil, coil), complex128; None without a noise scan."""
     if kinds.noise.size == 0:
         return None
@@ -230,7 +225,7 @@ class _Grid:
         ]
         return _Grid((z, y, x), coils, {item: i for i, item in enumerate(items)}, (steps[0], steps[1]), x // 2)
 
-    def fill(self, lines: Any, heads: Any, index: Any, whiten: Tensor | None) -> tuple[Tensor, Tensor]:
+    def fill(self, lines: hdf5.Ragged, heads: Any, index: Any, whiten: Tensor | None) -> tuple[Tensor, Tensor]:
         """Averaged samples (B, coil, z, y, x) and how many met in each (B, 1, z, y, x)."""
         z, y, x = self.shape
         data = np.zeros((len(self.batch), z, y, self.coils, x), dtype=np.complex64)

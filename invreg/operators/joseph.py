@@ -18,6 +18,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,25 +33,26 @@ WORTH_COMPILING = 2**24  # ray-row crossings in one call (256 x 256, 180 views) 
 
 
 def project_lines(
-    image: Tensor, position: Tensor, slope: Tensor, steep: Tensor, rows: Tensor, count: int, width: int
+    image: Tensor, position: Tensor, slope: Tensor, base: Tensor, rows: Tensor, starts: Tensor, last: Tensor
 ) -> Tensor:
     """Sums of linearly interpolated pixels along lines.
 
+    All sizes come as tensors: with symbolic integers inside, the compiler would give up its vector instructions.
+
     Args:
-        image: (C, 2 * count * width), the image and its transpose as `padded_rows` lays them out.
-        position: where each line crosses row 0 of `rows`' scale, in columns of the padded image, (A, D).
+        image: (C, n), the image and its transpose as `padded_rows` lays them out.
+        position: where each line crosses the row of coordinate 0, in columns of the padded image, (A, D).
         slope: columns per row, (A, D) or (A, 1).
-        steep: whether a line crosses the rows of the image (else those of its transpose), shaped as slope.
-        rows: row coordinates, (count,).
-        count, width: of the padded rows.
+        base: where in `image` the rows begin that a line crosses, the image's or its transpose's, int32, as slope.
+        rows, starts: coordinate of each row, and where it begins, int32, (count,).
+        last: greatest column, ().
 
     Returns:
         (C, A, D).
     """
-    column = (position[:, None] + slope[:, None] * rows[None, :, None]).clamp(0.0, width - 2.0)
+    column = (position[:, None] + slope[:, None] * rows[None, :, None]).clamp_min(0.0).minimum(last)
     left = column.to(torch.int32)
-    start = torch.arange(count, device=image.device, dtype=torch.int32) * width
-    where = left + start[None, :, None] + torch.where(steep, 0, count * width).to(torch.int32)[:, None]
+    where = left + (starts[None, :, None] + base[:, None])
     low, high = _take(image, where), _take(image, where + 1)
     return torch.lerp(low, high, (column - left)[None]).sum(2)
 
@@ -61,60 +63,105 @@ def _take(flat: Tensor, index: Tensor) -> Tensor:
 
 
 def gather_parallel(
-    sinogram: Tensor, cos: Tensor, sin: Tensor, shift: Tensor, reach: Tensor, y: Tensor, x: Tensor, taps: int
+    sinogram: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    shift: Tensor,
+    reach: Tensor,
+    starts: Tensor,
+    y: Tensor,
+    x: Tensor,
+    last: Tensor,
+    taps: int,
 ) -> Tensor:
     """The transpose of `project_lines` for parallel lines, detector indices as unit of length.
 
     Args:
-        sinogram: (C, A, D + 2 taps), zero-padded on both sides.
+        sinogram: (C, n), the views one after the other, each with `taps` zeros on both sides.
         cos, sin: of the angles, (A,), times pixel / pitch.
-        shift: detector index of the centre of rotation's image, (A,).
+        shift: detector index of the image centre's projection, (A,).
         reach: half-width of the hat, m pixel / pitch, (A,).
+        starts: where detector 0 of each view is in `sinogram`, int32, (A,).
         y, x: pixel coordinates in pixels, (Ny,), (Nx,).
-        taps: at most so many detectors under a hat.
+        last: number of detectors, ().
+        taps: at most so many detectors lie under a hat.
 
     Returns:
         (C, Ny, Nx), the sum of hat-weighted detectors over angles.
     """
-    angles, width = sinogram.shape[1:]
     centre = x[None, None] * cos[:, None, None] + (y[None, :, None] * sin[:, None, None] + shift[:, None, None])
-    first = torch.ceil(centre - reach[:, None, None]).clamp(-taps, width - 2.0 * taps)
-    start = torch.arange(angles, device=x.device, dtype=torch.int32) * width + taps
-    where = first.to(torch.int32) + start[:, None, None]
-    flat = sinogram.flatten(1)
+    first = torch.ceil(centre - reach[:, None, None]).clamp_min(-float(taps)).minimum(last)
+    where = first.to(torch.int32) + starts[:, None, None]
     inverse = (1 / reach)[:, None, None]
     distance = first - centre
     total: Tensor | None = None
     for k in range(taps):
         weight = (1 - (distance + k).abs() * inverse).clamp_min(0.0)
-        term = weight[None] * _take(flat, where + k)
+        term = weight[None] * _take(sinogram, where + k)
         total = term if total is None else total + term
     assert total is not None
     return total.sum(1)
 
 
-def padded_rows(image: Tensor) -> tuple[Tensor, int, int]:
-    """The image and its transpose, one after the other, each row with a zero before and two behind.
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """An image as `project_lines` reads it.
 
     Args:
-        image: (C, Ny, Nx).
-
-    Returns:
-        (C, 2 * count * width), count = max(Ny, Nx) and width = count + 3.
+        image: the image and its transpose, one after the other, each row with a zero before and two behind, (C, n).
+        coordinates: of the rows, centred, (count,); count is the longer side.
+        starts: where each row begins, int32, (count,).
+        turned: where the transpose begins.
+        last: the greatest column that may be read, ().
     """
+
+    image: Tensor
+    coordinates: Tensor
+    starts: Tensor
+    turned: int
+    last: Tensor
+
+
+def padded_rows(image: Tensor) -> Rows:
+    """Lay out images, (C, Ny, Nx)."""
     channels, ny, nx = image.shape
     count = max(ny, nx)
     width = count + 3
     upright = torch.nn.functional.pad(image, (1, width - nx - 1, 0, count - ny))
     turned = torch.nn.functional.pad(image.transpose(1, 2), (1, width - ny - 1, 0, count - nx))
-    return torch.stack([upright, turned], 1).reshape(channels, -1), count, width
+    index = torch.arange(count, device=image.device)
+    return Rows(
+        torch.stack([upright, turned], 1).reshape(channels, -1),
+        index.to(image.dtype) - (count - 1) / 2,
+        (index * width).to(torch.int32),
+        count * width,
+        image.new_full((), width - 2.0),
+    )
+
+
+def padded_views(sinogram: Tensor, margin: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Views one after the other with zeros on both sides, as the gathers read them.
+
+    Args:
+        sinogram: (C, A, D).
+        margin: how many zeros on either side.
+
+    Returns:
+        (C, A, D + 2 margin), where detector 0 of each view is in the flattened views, int32 (A,), and D as a tensor ().
+    """
+    angles, detectors = sinogram.shape[1:]
+    width = detectors + 2 * margin
+    starts = (torch.arange(angles, device=sinogram.device) * width + margin).to(torch.int32)
+    return torch.nn.functional.pad(sinogram, (margin, margin)), starts, sinogram.new_full((), float(detectors))
 
 
 class MatchedPair(torch.autograd.Function):
     """A linear map whose backward pass is its transpose, differentiable as often as you like."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, apply: Callable[[Tensor], Tensor], transpose: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, apply: Callable[[Tensor], Tensor], transpose: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         ctx.pair = apply, transpose
         return apply(x)
 
@@ -198,6 +245,8 @@ def run_kernel(kernel: Kernel, choice: bool | None, compiled: bool, *arguments: 
     name = getattr(kernel, "__name__", "kernel")
     if not compiled or name in _broken:
         return kernel(*arguments)
+    # fresh tensors, for a compiled kernel is tied to the strides, and to being a view or not, of what it first saw
+    arguments = tuple(a.clone(memory_format=torch.contiguous_format) if isinstance(a, Tensor) else a for a in arguments)
     if choice is not None:
         return _compiled(kernel)(*arguments)
     try:

@@ -21,6 +21,7 @@ from invreg.operators.joseph import (
     gather_parallel,
     matched,
     padded_rows,
+    padded_views,
     pixel_axes,
     project_lines,
     run_kernel,
@@ -113,63 +114,63 @@ class ParallelBeam(LinearOperator):
         return -(cx * self.cos + cy * self.sin)
 
     def _project(self, image: Tensor) -> Tensor:
-        rows, count, width = padded_rows(image)
+        rows = padded_rows(image)
         ny, nx = self.image_shape
+        angles, count = self.angles.numel(), rows.starts.numel()
         steep = self.cos.abs() >= self.sin.abs()
         main, side = torch.where(steep, self.cos, self.sin), torch.where(steep, self.sin, self.cos)
-        # s - shift = main * u + side * v in mm with u across the rows, v along; both from the image centre
+        # a line is main * u + side * v = s + shift with u across the rows, v along them, both from the image centre
         across, along = torch.where(steep, nx, ny), torch.where(steep, ny, nx)
         slope = -side / main
-        first = (count - along) / 2.0  # row coordinates are centred on `count` rows, of which `along` are real
-        start = 1 + (across - 1) / 2.0 + slope * first - self._centre_shift() / (main * self.pixel_size)
+        start = 1 + (across - 1) / 2.0 + slope * ((count - along) / 2.0)  # of `count` rows only `along` are real
+        start = start - self._centre_shift() / (main * self.pixel_size)
         position = start[:, None] + self.offsets[None] / (main * self.pixel_size)[:, None]
-        coordinates = torch.arange(count, dtype=image.dtype, device=image.device) - (count - 1) / 2
+        base = torch.where(steep, 0, rows.turned).to(torch.int32)
         channels = image.shape[0]
-        compiled = use_compiled(
-            self.compile_kernels, channels * self.angles.numel() * self.detectors * count, image.device
-        )
+        compiled = use_compiled(self.compile_kernels, channels * angles * self.detectors * count, image.device)
         parts = [
             run_kernel(
                 project_lines,
                 self.compile_kernels,
                 compiled,
-                rows,
+                rows.image,
                 position[part],
                 slope[part, None],
-                steep[part, None],
-                coordinates,
-                count,
-                width,
+                base[part, None],
+                rows.coordinates,
+                rows.starts,
+                rows.last,
             )
-            for part in chunks(self.angles.numel(), count * self.detectors, channels, compiled)
+            for part in chunks(angles, count * self.detectors, channels, compiled)
         ]
-        sums = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
-        return sums * (self.pixel_size / main.abs())[:, None]
+        return torch.cat(parts, 1) * (self.pixel_size / main.abs())[:, None]
 
     def _backproject(self, sinogram: Tensor) -> Tensor:
         largest = torch.maximum(self.cos.abs(), self.sin.abs())
         ratio = self.pixel_size / self.detector_pitch
         taps = max(1, math.ceil(2 * ratio))
-        scaled = torch.nn.functional.pad(sinogram * (self.pixel_size / largest)[:, None], (taps, taps))
+        views, starts, last = padded_views(sinogram * (self.pixel_size / largest)[:, None], taps)
         middle = (self.detectors - 1) / 2 - self.detector_offset / self.detector_pitch
         shift = middle + self._centre_shift() / self.detector_pitch
         cos, sin, reach = self.cos * ratio, self.sin * ratio, largest * ratio
         y, x = pixel_axes(self.image_shape, sinogram)
-        channels, pixels = sinogram.shape[0], y.numel() * x.numel()
-        compiled = use_compiled(self.compile_kernels, channels * self.angles.numel() * pixels, sinogram.device)
+        channels, angles, pixels = sinogram.shape[0], self.angles.numel(), y.numel() * x.numel()
+        compiled = use_compiled(self.compile_kernels, channels * angles * pixels, sinogram.device)
         total = sinogram.new_zeros(channels, y.numel(), x.numel())
-        for part in chunks(self.angles.numel(), pixels, channels, compiled):
+        for part in chunks(angles, pixels, channels, compiled):
             total = total + run_kernel(
                 gather_parallel,
                 self.compile_kernels,
                 compiled,
-                scaled[:, part].contiguous(),
+                views[:, part].flatten(1),
                 cos[part],
                 sin[part],
                 shift[part],
                 reach[part],
+                starts[: part.stop - part.start],
                 y,
                 x,
+                last,
                 taps,
             )
         return total

@@ -148,7 +148,7 @@ def test_bad_arguments_are_named() -> None:
         Fourier(4)
     with pytest.raises(ValueError, match=r"x must be \(B, ..., 2 transformed axes\), got \(6, 5\); add a batch axis"):
         Fourier()(signal(6, 5))
-    with pytest.raises(TypeError, match="mask must be bool, got torch.float32; use mask != 0"):
+    with pytest.raises(TypeError, match=r"mask must be bool, got torch\.float32; use mask != 0"):
         MaskedFourier(torch.ones(6, 5))
     with pytest.raises(ValueError, match="mask samples nothing in at least one item"):
         MaskedFourier(torch.zeros(6, 5, dtype=torch.bool))

@@ -117,13 +117,14 @@ def test_cg_sense_is_the_textbook_solve_at_fixed_iterations() -> None:
     operator = Sense(signal(1, 4, *shape), some_mask(*shape))
     y = operator(signal(1, *shape, seed=1)) + 0.1 * operator(signal(1, *shape, seed=2))
     matrix = dense(operator, shape)
-    hermitian = matrix.mH @ matrix + shift * torch.eye(matrix.shape[1])
+    hermitian = matrix.mH @ matrix + shift * torch.eye(matrix.shape[1], dtype=torch.float64)
     for iterations in (3, 10, 30):
         want = textbook_cg(hermitian, matrix.mH @ y.flatten(), iterations).reshape(1, *shape)
         got = solve_normal(operator, operator.adjoint(y), shift, rtol=0, iterations=iterations).x
         assert relative_gap(got, want) <= 1e-6
     exact = torch.linalg.solve(hermitian, matrix.mH @ y.flatten()).reshape(1, *shape)
-    assert relative_gap(solve_normal(operator, operator.adjoint(y), shift, rtol=1e-12).x, exact) <= 1e-10
+    bound = float(torch.linalg.cond(hermitian)) * 1e-12
+    assert relative_gap(solve_normal(operator, operator.adjoint(y), shift, rtol=1e-12).x, exact) <= bound < 1e-6
 
 
 @pytest.mark.parametrize("scale", [1e-8, 1e-5, 1.0, 1e4, 1e8])
@@ -143,9 +144,9 @@ def test_complex_signals_go_in_and_come_out_unconverted() -> None:
 
 
 def test_gradients_reach_maps_that_are_parameters() -> None:
-    maps = nn.Parameter(signal(1, 3, 4, 5))
-    x, y = signal(2, 4, 5, seed=1), signal(2, 3, 4, 5, seed=2)
-    mask = some_mask(4, 5)
+    maps = nn.Parameter(signal(1, 2, 2, 3))
+    x, y = signal(2, 2, 3, seed=1), signal(2, 2, 2, 3, seed=2)
+    mask = torch.tensor([[True, False, True], [True, True, False]])
     assert [name for name, _ in Sense(maps, mask).named_parameters()] == ["maps"]
     assert torch.autograd.gradcheck(lambda m, z: Sense(m, mask)(z), (maps, x.requires_grad_()))
     assert torch.autograd.gradcheck(lambda m, z: Sense(m, mask).adjoint(z), (maps, y.requires_grad_()))
@@ -188,7 +189,7 @@ def test_bad_arguments_are_named() -> None:
         Sense(maps, torch.zeros(6, 7, dtype=torch.bool))
     with pytest.raises(ValueError, match="mask samples nothing in at least one item"):
         Sense(maps, torch.stack((torch.ones(1, 6, 7), torch.zeros(1, 6, 7))) > 0)
-    with pytest.raises(TypeError, match="mask must be bool, got torch.float32"):
+    with pytest.raises(TypeError, match=r"mask must be bool, got torch\.float32"):
         Sense(maps, torch.ones(6, 7))
     with pytest.raises(ValueError, match=r"mask must be \(6, 7\) or \(B, 1, 6, 7\), got \(7, 6\)"):
         Sense(maps, some_mask(7, 6))

@@ -1,0 +1,155 @@
+"""The alternating direction method of multipliers, its linear systems solved by warm-started conjugate gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from invreg._check import require_count, require_positive
+from invreg.algorithms.loop import Algorithm, starting_point
+from invreg.algorithms.smooth import annealed, curvature, inverse
+from invreg.algorithms.splitting import (
+    SplittablePrior,
+    Terms,
+    apply,
+    apply_adjoint,
+    apply_normal,
+    terms_of,
+)
+from invreg.linalg import cg, expand, largest_eigenvalue, norm
+from invreg.problem import Problem
+
+
+@dataclass(frozen=True, eq=False)
+class ADMMState:
+    """Where ADMM is.
+
+    Args:
+        x: the image, (B, *signal): the split variable of a term without operator, so that it obeys constraints, else
+            the solution of the linear system.
+        solution: the solution of the last linear system, (B, *signal).
+        splits: z_i, one for each term, shaped as L_i x.
+        duals: u_i, scaled by rho, shaped as L_i x.
+        rho: penalty of each sample, (B,).
+    """
+
+    x: Tensor
+    solution: Tensor
+    splits: tuple[Tensor, ...]
+    duals: tuple[Tensor, ...]
+    rho: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ADMM(Algorithm[SplittablePrior, ADMMState]):
+    """Splits h_i(z_i) with z_i = L_i x off a quadratic misfit; plug-and-play where a term's prox is a denoiser.
+
+    Args:
+        rho: penalty, > 0; default |A|^2 / sigma^2 over |sum_i L_i^H L_i| of each sample.
+        relaxation: over-relaxation, 0 < relaxation < 2.
+        inner_iterations: conjugate gradients for each linear system, started from the last solution; none are needed
+            where the operator offers its closed form and the prior has one term without operator.
+        balance: double or halve each sample's rho in the first half of the iterations while its relative residuals
+            differ by more than 10.
+
+    Source: Boyd et al. 2011, sec. 3.1, 3.4.3; relative residuals: Wohlberg 2017, "ADMM penalty parameter selection by
+    residual balancing", eq. 23.
+    """
+
+    rho: float | None = None
+    relaxation: float = 1.6
+    inner_iterations: int = 8
+    balance: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rho is not None:
+            require_positive("rho", self.rho)
+        require_positive("relaxation", self.relaxation)
+        if self.relaxation >= 2:
+            raise ValueError(f"relaxation must be < 2, got {self.relaxation}")
+        require_count("inner_iterations", self.inner_iterations)
+
+    def init(self, problem: Problem, prior: SplittablePrior, x0: Tensor | None) -> ADMMState:
+        terms = terms_of(annealed(prior, 1 / self.iterations), "ADMM")
+        if not problem.is_quadratic:
+            raise TypeError(
+                "ADMM needs a LinearOperator and Gaussian noise, got "
+                f"{type(problem.operator).__name__} and {type(problem.noise).__name__}; PDHG takes noise with a prox"
+            )
+        if not terms:
+            raise TypeError("ADMM needs a prior, got None; ConjugateGradient solves the problem without one")
+        x = starting_point(problem, x0)
+        if self.rho is None:
+            stiffness = largest_eigenvalue(lambda v: _stiffness(terms, v), x)
+            rho = curvature(problem, x) * inverse(stiffness)
+        else:
+            rho = torch.full_like(norm(x), self.rho)
+        splits = tuple(apply(k, x) for k, _ in terms)
+        return ADMMState(x, x, splits, tuple(torch.zeros_like(z) for z in splits), rho)
+
+    def step(self, problem: Problem, prior: SplittablePrior, state: ADMMState, progress: float) -> ADMMState:
+        terms = terms_of(annealed(prior, progress), "ADMM")
+        rho = expand(state.rho, state.solution)
+        solution = self._solve(problem, terms, state, rho)
+        splits, duals, images = [], [], []
+        for (k, term), z, u in zip(terms, state.splits, state.duals, strict=True):
+            image = apply(k, solution)
+            relaxed = self.relaxation * image + (1 - self.relaxation) * z
+            v = relaxed + u
+            z = term.prox(v, 1 / expand(state.rho, v))
+            splits.append(z)
+            duals.append(v - z)
+            images.append(image)
+        plain = next((z for (k, _), z in zip(terms, splits, strict=True) if k is None), solution)
+        new = ADMMState(plain, solution, tuple(splits), tuple(duals), state.rho)
+        if self.balance and progress <= 0.5:
+            return _balanced(terms, state, new, images)
+        return new
+
+    def _solve(self, problem: Problem, terms: Terms, state: ADMMState, rho: Tensor) -> Tensor:
+        """argmin_x misfit(x) + rho / 2 sum_i |L_i x - z_i + u_i|^2."""
+        centres = [z - u for z, u in zip(state.splits, state.duals, strict=True)]
+        n = self.inner_iterations
+        if len(terms) == 1 and terms[0][0] is None:
+            return problem.prox(centres[0], 1 / rho, x0=state.solution, rtol=0, iterations=n, check_every=n)
+        pull = sum(
+            (apply_adjoint(k, c) for (k, _), c in zip(terms, centres, strict=True)),
+            start=torch.zeros_like(state.solution),
+        )
+        return cg(
+            lambda x: problem.normal(x) + rho * _stiffness(terms, x),
+            problem.backprojection() + rho * pull,
+            x0=state.solution,
+            rtol=0,
+            iterations=n,
+            check_every=n,
+        ).x
+
+
+def _stiffness(terms: Terms, x: Tensor) -> Tensor:
+    """sum_i L_i^H L_i x."""
+    return sum((apply_normal(k, x) for k, _ in terms), start=torch.zeros_like(x))
+
+
+def _balanced(terms: Terms, old: ADMMState, new: ADMMState, images: list[Tensor]) -> ADMMState:
+    """The new state with rho doubled or halved where the relative residuals are far apart."""
+    zero = torch.zeros_like(old.rho)
+    miss, size, split = zero, zero, zero
+    for image, z in zip(images, new.splits, strict=True):
+        miss = miss + norm(image - z).square()
+        size = size + norm(image).square()
+        split = split + norm(z).square()
+    moved = [apply_adjoint(k, z - before) for (k, _), z, before in zip(terms, new.splits, old.splits, strict=True)]
+    force = [apply_adjoint(k, u) for (k, _), u in zip(terms, new.duals, strict=True)]
+    primal = miss.sqrt() / _nonzero(torch.maximum(size, split).sqrt())
+    dual = norm(torch.stack(moved).sum(0)) / _nonzero(norm(torch.stack(force).sum(0)))
+    factor = torch.where(primal > 10 * dual, 2.0, torch.where(dual > 10 * primal, 0.5, 1.0)).to(old.rho.dtype)
+    duals = tuple(u / expand(factor, u) for u in new.duals)
+    return ADMMState(new.x, new.solution, new.splits, duals, new.rho * factor)
+
+
+def _nonzero(size: Tensor) -> Tensor:
+    return torch.where(size > 0, size, 1)

@@ -1,0 +1,183 @@
+"""`invreg demo`: real images, simulated scans, several reconstructions side by side."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from invreg.algorithms import FISTA, PDHG, SIRT, ConjugateGradient, filtered_backprojection
+from invreg.cli.figure import draw_comparison
+from invreg.cli.noise_level import mean_level
+from invreg.cli.pipeline import RELATIVE_WEIGHT, column_norm
+from invreg.cli.reconstruct import pick_device
+from invreg.cli.report import warnings_as_remarks
+from invreg.cli.simulated import MU_WATER, Wish, simulated_ct, simulated_mri
+from invreg.io import KSpace, Sinogram, mu_to_hu
+from invreg.io.files import require_vacant
+from invreg.metrics import hu_window, nrmse, psnr, rmse_hu, ssim
+from invreg.mri import espirit
+from invreg.noise import Gaussian
+from invreg.operators import ParallelBeam, Sense, Wavelet
+from invreg.problem import Problem
+from invreg.regularizers import NonNegative, SumOfTerms, TotalVariation, WaveletL1
+
+BRAIN_WINDOW = (40.0, 160.0)  # centre and width, HU
+SOFT_TISSUE = (40.0, 400.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What a demo shows.
+
+    Args:
+        about: what was simulated, in words.
+        truth: (1, y, x), real.
+        methods: name, what it is called in the picture, and how it is computed.
+        row: numbers of an image.
+        shown: an image as it is drawn, (y, x).
+        window: grey values of black and white.
+        error_range: brightest error drawn.
+        unit: of the error.
+    """
+
+    about: str
+    truth: Tensor
+    methods: tuple[tuple[str, Callable[[], Tensor]], ...]
+    row: Callable[[Tensor], dict[str, float]]
+    window: tuple[float, float]
+    error_range: float
+    unit: str
+
+
+def run_demo(
+    what: str, output: Path | None, device: str, seed: int, *, force: bool, console: Console
+) -> dict[str, Any]:
+    """Simulate, reconstruct, compare, draw.
+
+    Args:
+        what: "mri" or "ct".
+        output: PNG file; default `invreg-demo-WHAT.png` in the working directory, which is replaced.
+        device: "auto", "cpu" or "cuda".
+        seed: of the simulated noise and sampling.
+        force: whether `output` may be replaced.
+        console: where remarks go.
+
+    Returns:
+        Title, what was simulated, a row of numbers for each method, the path of the figure.
+
+    Raises:
+        ValueError: an unknown demo or device.
+        OSError: the figure cannot be written.
+    """
+    if what not in ("mri", "ct"):
+        raise ValueError(f"demo must be mri or ct, got {what!r}")
+    path = output or Path(f"invreg-demo-{what}.png")
+    try:
+        require_vacant(path, overwrite=force or output is None)
+    except FileExistsError:
+        raise FileExistsError(f"{path}: exists already; choose another name or pass --force") from None
+    chosen = pick_device(device)
+    start = time.perf_counter()
+    comparison = (_mri if what == "mri" else _ct)(chosen, seed, console)
+    console.print(comparison.about, style="bold")
+    rows, images = [], []
+    with warnings_as_remarks(console), torch.no_grad():
+        for name, compute in comparison.methods:
+            before = time.perf_counter()
+            image = compute().cpu()
+            seconds = time.perf_counter() - before
+            row = comparison.row(image)
+            rows.append({"method": name, **row, "seconds": round(seconds, 2)})
+            first, value = next(iter(row.items()))
+            images.append((f"{name}\n{first} {value:.4g}", image[0].abs() if image.is_complex() else image[0]))
+            console.print(f"{name}: {seconds:.1f} s")
+    title = f"invreg demo {what}: simulated scan"
+    draw_comparison(
+        path, title, comparison.truth[0], images, comparison.window, comparison.error_range, comparison.unit
+    )
+    return {
+        "title": title,
+        "simulated": comparison.about,
+        "results": rows,
+        "figure": str(path),
+        "seconds": round(time.perf_counter() - start, 2),
+    }
+
+
+def _mri(device: torch.device, seed: int, console: Console) -> Comparison:
+    record, image, about = simulated_mri(Wish("mri", seed=seed))
+    assert isinstance(record, KSpace)
+    assert isinstance(record.noise_sigma, float)
+    before = time.perf_counter()
+    kspace, mask = record.data.to(device), None if record.mask is None else record.mask.to(device)
+    operator = Sense(espirit(kspace, mask).maps, mask)
+    console.print(f"ESPIRiT coil maps from the calibration lines: {time.perf_counter() - before:.1f} s")
+    back = operator.adjoint(kspace)
+    scale = float(back.abs().flatten().kthvalue(round(0.99 * back.numel())).values)
+    problem = Problem(operator, kspace / scale)
+    unit = record.noise_sigma / scale * column_norm(problem, seed)
+    truth = image.data
+
+    wavelet = WaveletL1(Wavelet(tuple(truth.shape[1:])), RELATIVE_WEIGHT["wavelet"] * unit).to(device)
+    variation = TotalVariation(RELATIVE_WEIGHT["tv"] * unit)
+
+    def row(x: Tensor) -> dict[str, float]:
+        return {
+            "PSNR (dB)": float(psnr(x, truth)),
+            "SSIM": float(ssim(x, truth)),
+            "NRMSE": float(nrmse(x, truth)),
+        }
+
+    methods: tuple[tuple[str, Callable[[], Tensor]], ...] = (
+        ("zero-filling", lambda: back),
+        ("CG-SENSE", lambda: scale * ConjugateGradient(iterations=8, rtol=0.0).solve(problem, None).x),
+        ("wavelet, FISTA", lambda: scale * FISTA(iterations=100, rtol=1e-4).solve(problem, wavelet).x),
+        ("TV, PDHG", lambda: scale * PDHG(iterations=200, rtol=1e-4).solve(problem, variation).x),
+    )
+    return Comparison(about, truth, methods, row, (0.0, 0.75), 0.1, "in units of the brightest voxel")
+
+
+def _ct(device: torch.device, seed: int, console: Console) -> Comparison:
+    record, image, about = simulated_ct(Wish("ct", seed=seed))
+    assert isinstance(record, Sinogram)
+    assert record.detector_pitch is not None
+    side = image.data.shape[-1]
+    pitch = record.detector_pitch
+    operator = ParallelBeam((side, side), record.angles, record.data.shape[-1], pixel_size=pitch, detector_pitch=pitch)
+    operator = operator.to(device)
+    y = record.data.to(device) / MU_WATER
+    plain = Problem(operator, y)
+    counts = record.counts
+    assert counts is not None
+    sigma = counts.clamp_min(0.5).rsqrt().to(device) / MU_WATER
+    level = mean_level(sigma)
+    weighted = Problem(operator, y, Gaussian(sigma / level))
+    weight = RELATIVE_WEIGHT["tv"] * level * column_norm(weighted, seed)
+    prior = SumOfTerms(TotalVariation(weight), NonNegative())
+    truth = image.data
+
+    def hounsfield(x: Tensor) -> Tensor:
+        return mu_to_hu(x * MU_WATER, MU_WATER)
+
+    def row(x: Tensor) -> dict[str, float]:
+        shown, wanted = hu_window(x, *SOFT_TISSUE), hu_window(truth, *SOFT_TISSUE)
+        return {
+            "PSNR (dB)": float(psnr(shown, wanted, data_range=1.0)),
+            "SSIM": float(ssim(shown, wanted, data_range=1.0)),
+            "RMSE (HU)": float(rmse_hu(x, truth, window=SOFT_TISSUE)),
+        }
+
+    methods: tuple[tuple[str, Callable[[], Tensor]], ...] = (
+        ("FBP", lambda: hounsfield(filtered_backprojection(operator, y))),
+        ("SIRT, 100", lambda: hounsfield(SIRT(iterations=100, rtol=0.0).solve(plain, None).x)),
+        ("CGLS, 15", lambda: hounsfield(ConjugateGradient(iterations=15, rtol=0.0).solve(plain, None).x)),
+        ("TV, PDHG", lambda: hounsfield(PDHG(iterations=300, rtol=1e-4).solve(weighted, prior).x)),
+    )
+    low, high = BRAIN_WINDOW[0] - BRAIN_WINDOW[1] / 2, BRAIN_WINDOW[0] + BRAIN_WINDOW[1] / 2
+    console.print("numbers are taken in the soft-tissue window, 40 +- 200 HU")
+    return Comparison(about, truth, methods, row, (low, high), 100.0, "HU")
