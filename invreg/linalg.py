@@ -369,7 +369,8 @@ def largest_eigenvalue(
     """Largest eigenvalue of each sample's Hermitian, positive semidefinite H, (B,), from above, by Lanczos.
 
     The largest Ritz value bounds it from below; its residual norm is added, so that the inverse is a safe step size.
-    Nothing is reorthogonalised: that would only keep copies of converged Ritz values away.
+    That bounds the nearest eigenvalue: a start that is unlucky in a crowded spectrum can miss the largest by a few rtol,
+    which every first-order method here tolerates; a smaller rtol makes it rarer. Nothing is reorthogonalised: that would only keep copies of converged Ritz values away.
 
     Args:
         apply: x -> H x, (B, *signal) -> (B, *signal).

@@ -67,7 +67,7 @@ class PDHG(Algorithm[SplittablePrior, PrimalDualState]):
 
     Source: Chambolle and Pock 2011, Alg. 1 with theta = 1; block step sizes: Pock and Chambolle 2011, in the norm of
     each block; balancing: Goldstein, Li and Yuan 2015, "Adaptive primal-dual splitting methods", Alg. 1, with
-    residuals relative to the size of K^H u and K x.
+    residuals relative to the size of u and K x.
     """
 
     tau: float = 1.0
@@ -143,13 +143,16 @@ def _dual_step(state: PrimalDualState, scale: Tensor) -> Tensor:
 def _balanced(old: PrimalDualState, new: PrimalDualState) -> PrimalDualState:
     """The new state with tau moved towards equal relative residuals."""
     dx, dpull = old.x - new.x, old.pull - new.pull
-    primal = norm(dx / expand(old.tau, dx) - dpull) / _nonzero(norm(new.pull))
-    dual, size = torch.zeros_like(primal), torch.zeros_like(primal)
+    primal = norm(dx / expand(old.tau, dx) - dpull)
+    dual, image_size, dual_size = torch.zeros_like(primal), torch.zeros_like(primal), torch.zeros_like(primal)
     for scale, u, v, image, before in zip(old.scales, old.duals, new.duals, new.images, old.images, strict=True):
         sigma = _dual_step(old, scale)
         dual = dual + scale * norm((u - v) / expand(sigma, u) - (before - image)).square()
-        size = size + scale * norm(image).square()
-    dual = dual.sqrt() / _nonzero(size.sqrt())
+        image_size = image_size + scale * norm(image).square()
+        dual_size = dual_size + norm(v).square() / scale
+    # K^H u vanishes at a solution without constraint, so the residual is measured against its parts
+    primal = primal / _nonzero(dual_size.sqrt())
+    dual = dual.sqrt() / _nonzero(image_size.sqrt())
     up, down = primal > 1.5 * dual, dual > 1.5 * primal
     factor = torch.where(up, 1 / (1 - new.agility), torch.where(down, 1 - new.agility, 1))
     agility = torch.where(up | down, 0.95 * new.agility, new.agility)

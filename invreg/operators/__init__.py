@@ -10,6 +10,7 @@ from invreg.operators.nonlinear import PhaseRetrieval
 from invreg.operators.radon import ParallelBeam
 from invreg.operators.sense import Sense, SoftSense
 from invreg.operators.sensing import HadamardSensing, MatrixSensing, bernoulli_matrix, gaussian_matrix, hadamard_sensing
+from invreg.operators.wavelet import Wavelet
 
 __all__ = [
     "Blur",
@@ -27,6 +28,7 @@ __all__ = [
     "Stack",
     "SymmetrizedGradient",
     "ValidBlur",
+    "Wavelet",
     "bernoulli_matrix",
     "centred_fft",
     "centred_ifft",

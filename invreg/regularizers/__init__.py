@@ -1,13 +1,25 @@
 """Regularizers: what we believe before we measure."""
 
+from invreg.regularizers.compose import SumOfTerms
+from invreg.regularizers.denoising import RED, PlugAndPlay
+from invreg.regularizers.lowrank import LocallyLowRank, NuclearNorm
 from invreg.regularizers.norms import L1, Box, GroupL1, NonNegative, Tikhonov
+from invreg.regularizers.tgv import TotalGeneralizedVariation
 from invreg.regularizers.tv import TotalVariation
+from invreg.regularizers.wavelet import WaveletL1
 
 __all__ = [
     "L1",
+    "RED",
     "Box",
     "GroupL1",
+    "LocallyLowRank",
     "NonNegative",
+    "NuclearNorm",
+    "PlugAndPlay",
+    "SumOfTerms",
     "Tikhonov",
+    "TotalGeneralizedVariation",
     "TotalVariation",
+    "WaveletL1",
 ]

@@ -12,7 +12,7 @@ from invreg.regularizers.norms import ImplicitProx, needs_graph, sample_sum, sca
 
 def nuclear_norm(matrices: Tensor) -> Tensor:
     """Sum of singular values, (..., rows, columns) -> (...); its gradient is U V^H on the range, 0 at rank zero."""
-    values = torch.linalg.svdvals(matrices)
+    values: Tensor = torch.linalg.svdvals(matrices)
     cut = torch.finfo(values.dtype).eps * max(matrices.shape[-2:]) * values[..., :1].detach()
     return torch.where(values > cut, values, 0).sum(-1)
 

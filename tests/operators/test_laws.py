@@ -117,6 +117,13 @@ ROWS: dict[str, Row] = {
     ),
     "Stack": Row(lambda p: Stack(Blur(seeded(3, 3, dtype=p), (5, 6)), Mask(seeded(5, 6, dtype=p) > 0))),
     # --- analysis: gradient, wavelet
+    "Gradient": Row(lambda p: operators.Gradient(2, voxel_size=(0.7, 1.3)), shape=(7, 6)),
+    "Gradient:channels": Row(lambda p: operators.Gradient(2, channel_dim=1), shape=(3, 5, 6)),
+    "Gradient:volume": Row(lambda p: operators.Gradient(3, channel_dim=-1), shape=(4, 5, 3, 2)),
+    "SymmetrizedGradient": Row(lambda p: operators.SymmetrizedGradient(2, voxel_size=(0.7, 1.3)), shape=(2, 7, 6)),
+    "SymmetrizedGradient:volume": Row(lambda p: operators.SymmetrizedGradient(3, channel_dim=1), shape=(3, 2, 4, 5, 3)),
+    "Wavelet": Row(lambda p: operators.Wavelet((16, 24), "db4", levels=3)),
+    "Wavelet:odd volume": Row(lambda p: operators.Wavelet((3, 7, 5, 9), "sym5", levels=2, channel_dim=1)),
 }
 
 LINEAR = [name for name, row in ROWS.items() if isinstance(row.make(torch.float32), LinearOperator)]
