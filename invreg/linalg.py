@@ -11,6 +11,8 @@ from invreg._check import require_count, require_positive, require_tensor
 from invreg.interfaces import LinearOperator, NormalSolvable
 from invreg.random import Generator, draw
 
+Map = Callable[[Tensor], Tensor]
+
 
 @dataclass(frozen=True, eq=False)
 class LinearSolve:
@@ -64,23 +66,22 @@ def _divide(a: Tensor, b: Tensor) -> Tensor:
 
 
 def cg(
-    apply: Callable[[Tensor], Tensor],
+    apply: Map,
     b: Tensor,
     *,
     x0: Tensor | None = None,
     rtol: float = 1e-6,
     iterations: int = 100,
     check_every: int = 10,
-    preconditioner: Callable[[Tensor], Tensor] | None = None,
+    preconditioner: Map | None = None,
 ) -> LinearSolve:
     """Conjugate gradients for H x = b, every sample at its own pace, differentiable implicitly.
 
     A sample stops once |b - H x| <= rtol |b|; it is then frozen while others go on. The host looks every
     `check_every` iterations. Solving for c b gives c times the path of b, whatever the scale.
-    The residual of the recurrence drifts from the true one by rounding: where it meets the tolerance, the true one is
-    computed (with ten machine epsilons of grace) and the iteration restarts from it if need be. So the residual that is
-    reported is true, and a tolerance below what the precision allows, about the machine epsilon times the condition
-    number, reads as not converged. With rtol = 0 the recurrence is taken at its word.
+    Where the recurrence meets the tolerance, the true residual is computed, and the iteration restarts from it if it
+    does not (by ten machine epsilons), so the one reported is true; a tolerance below what the precision allows, about
+    the epsilon times the condition number, reads as not converged. With rtol = 0 the recurrence is taken at its word.
     The backward pass solves one more system with H to the same tolerance; gradients reach b and every tensor that
     `apply` closes over. Differentiable once.
 
@@ -99,9 +100,7 @@ def cg(
     Source: Hestenes and Stiefel 1952.
     """
     require_tensor("b", b)
-    require_count("iterations", iterations, least=0)
-    require_count("check_every", check_every)
-    require_positive("rtol", rtol, zero_allowed=True)
+    _check_options(rtol, iterations, check_every)
     if x0 is not None and x0.shape != b.shape:
         raise ValueError(f"x0 must have the shape of b, {tuple(b.shape)}, got {tuple(x0.shape)}")
     if x0 is not None and x0.is_complex() and not b.is_complex():
@@ -110,16 +109,24 @@ def cg(
         found = _cg(apply, b, x0, rtol, iterations, check_every, preconditioner)
     if not torch.is_grad_enabled():
         return found
-    # r is zero in value (to tolerance) but carries the graph of b and of all that `apply` closes over:
+    # the remainder is zero in value (to tolerance) but carries the graph of b and of all that `apply` closes over:
     # d x = H^-1 (d b - d H x) is the implicit function theorem
-    remainder = b - apply(found.x)
+    return _with_graph(
+        found, b - apply(found.x), lambda g: _cg(apply, g, None, rtol, iterations, check_every, preconditioner).x
+    )
+
+
+def _check_options(rtol: float, iterations: int, check_every: int) -> None:
+    require_positive("rtol", rtol, zero_allowed=True)
+    require_count("iterations", iterations, least=0)
+    require_count("check_every", check_every)
+
+
+def _with_graph(found: LinearSolve, remainder: Tensor, solve: Map) -> LinearSolve:
+    """The same solution, differentiable if `remainder` is; `solve` is g -> H^-1 g."""
     if not remainder.requires_grad:
         return found
-
-    def solve_adjoint(g: Tensor) -> Tensor:
-        return _cg(apply, g, None, rtol, iterations, check_every, preconditioner).x
-
-    x: Tensor = _ImplicitSolution.apply(remainder, found.x, solve_adjoint)  # type: ignore[no-untyped-call]
+    x: Tensor = _ImplicitSolution.apply(remainder, found.x, solve)  # type: ignore[no-untyped-call]
     return LinearSolve(x, found.residual, found.iterations, found.converged)
 
 
@@ -127,7 +134,7 @@ class _ImplicitSolution(torch.autograd.Function):
     """The solution in the forward pass, H^-1 g to the remainder in the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, remainder: Tensor, x: Tensor, solve: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(ctx: Any, remainder: Tensor, x: Tensor, solve: Map) -> Tensor:
         ctx.solve = solve
         return x.clone()
 
@@ -138,66 +145,46 @@ class _ImplicitSolution(torch.autograd.Function):
 
 
 def _cg(
-    apply: Callable[[Tensor], Tensor],
-    b: Tensor,
-    x0: Tensor | None,
-    rtol: float,
-    iterations: int,
-    check_every: int,
-    preconditioner: Callable[[Tensor], Tensor] | None,
+    apply: Map, b: Tensor, x0: Tensor | None, rtol: float, iterations: int, check_every: int, preconditioner: Map | None
 ) -> LinearSolve:
     size = norm(b)
-    solvable = expand(size > 0, b)
-    unit = expand(torch.where(size > 0, size, 1), b)
+    solvable = size > 0
+    unit = expand(torch.where(solvable, size, 1), b)
     b = b / unit  # so that no square under- or overflows, at any scale of b
     if x0 is None:
         x, residual = torch.zeros_like(b), b
     else:
-        x = torch.where(solvable, x0 / unit, 0).to(b.dtype)  # b = 0 has the solution 0
+        x = torch.where(expand(solvable, b), x0 / unit, 0).to(b.dtype)  # b = 0 has the solution 0
         residual = b - apply(x)
-    error = norm(residual)
-    threshold = rtol * (size > 0).to(error.dtype)
-    accepted = (rtol + 10 * torch.finfo(error.dtype).eps) * (size > 0).to(error.dtype) if rtol else threshold
-    active = error > threshold
-    taken = torch.zeros_like(size, dtype=torch.int64)
-    left, first = iterations, True
+    threshold = rtol * solvable.to(size.dtype)
+    accepted = (rtol + 10 * torch.finfo(size.dtype).eps) * solvable.to(size.dtype) if rtol else threshold
+    goal, start = threshold, torch.full_like(size, torch.inf)
+    taken, left = torch.zeros_like(size, dtype=torch.int64), iterations
     while True:
-        start = error
-        x, error, steps, used = _descend(
-            apply, x, residual, start, threshold, active, rtol > 0, left, check_every, preconditioner
-        )
+        x, error, steps, used = _descend(apply, preconditioner, x, residual, goal, left, check_every if rtol else 0)
         taken, left = taken + steps, left - used
-        if rtol == 0 or not used or not bool((active & (error <= threshold)).any()):
+        if rtol == 0 or not used or not bool(((error <= goal) & (goal == threshold)).any()):
             break
         residual = b - apply(x)
         error = norm(residual)
-        active = error > accepted  # the recurrence promised too much
-        if not first:
-            active = active & (error < 0.5 * start)  # else it is as good as the precision allows
-        first = False
-        if not left or not bool(active.any()):
+        # the recurrence promised too much, unless this is as good as the precision allows
+        again = (error > accepted) & (error < 0.5 * start)
+        if not left or not bool(again.any()):
             break
+        goal, start = torch.where(again, threshold, torch.inf), error
     return LinearSolve(x * unit, error, taken, (error <= accepted) & size.isfinite())
 
 
 def _descend(
-    apply: Callable[[Tensor], Tensor],
-    x: Tensor,
-    residual: Tensor,
-    error: Tensor,
-    threshold: Tensor,
-    active: Tensor,
-    may_stop: bool,
-    iterations: int,
-    check_every: int,
-    preconditioner: Callable[[Tensor], Tensor] | None,
+    apply: Map, preconditioner: Map | None, x: Tensor, residual: Tensor, goal: Tensor, iterations: int, check_every: int
 ) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Conjugate directions from x until no sample is active: x, residual norms, steps of each sample, steps of all."""
+    """Conjugate directions until each residual is within its goal: x, residual norms, steps of each, steps of all."""
+    error = norm(residual)
+    active, taken = error > goal, torch.zeros_like(error, dtype=torch.int64)
     z = residual if preconditioner is None else preconditioner(residual)
     direction, rho = z, inner(residual, z)
-    taken = torch.zeros_like(active, dtype=torch.int64)
     for k in range(iterations):
-        if may_stop and k % check_every == 0 and not bool(active.any()):
+        if check_every and k % check_every == 0 and not bool(active.any()):
             return x, error, taken, k
         image = apply(direction)
         step = torch.where(active, _divide(rho, inner(direction, image)), 0)
@@ -210,7 +197,7 @@ def _descend(
         squared = rho_next if preconditioner is None else inner(residual, residual)
         error = torch.where(active, squared.clamp_min(0).sqrt(), error)
         rho = rho_next
-        active = active & (error > threshold)
+        active = active & (error > goal)
     return x, error, taken, iterations
 
 
@@ -276,23 +263,17 @@ def lsqr(
     Source: Paige and Saunders 1982, "LSQR", with their stopping rules 1 and 2.
     """
     require_tensor("y", y)
-    require_count("iterations", iterations, least=0)
-    require_count("check_every", check_every)
-    require_positive("rtol", rtol, zero_allowed=True)
+    _check_options(rtol, iterations, check_every)
     require_positive("damping", damping, zero_allowed=True)
     with torch.no_grad():
         found = _lsqr(operator, y, damping, rtol, iterations, check_every)
     if not torch.is_grad_enabled():
         return found
-    remainder = operator.adjoint(y - operator(found.x)) - damping**2 * found.x
-    if not remainder.requires_grad:
-        return found
-
-    def solve_adjoint(g: Tensor) -> Tensor:
-        return _cg(lambda v: operator.normal(v) + damping**2 * v, g, None, rtol, iterations, check_every, None).x
-
-    x: Tensor = _ImplicitSolution.apply(remainder, found.x, solve_adjoint)  # type: ignore[no-untyped-call]
-    return LinearSolve(x, found.residual, found.iterations, found.converged)
+    return _with_graph(
+        found,
+        operator.adjoint(y - operator(found.x)) - damping**2 * found.x,
+        lambda g: _cg(lambda v: operator.normal(v) + damping**2 * v, g, None, rtol, iterations, check_every, None).x,
+    )
 
 
 def _normalised(v: Tensor) -> tuple[Tensor, Tensor]:
@@ -359,7 +340,7 @@ def operator_norm(
 
 
 def largest_eigenvalue(
-    apply: Callable[[Tensor], Tensor],
+    apply: Map,
     like: Tensor,
     *,
     iterations: int = 40,
@@ -369,8 +350,8 @@ def largest_eigenvalue(
     """Largest eigenvalue of each sample's Hermitian, positive semidefinite H, (B,), from above, by Lanczos.
 
     The largest Ritz value bounds it from below; its residual norm is added, so that the inverse is a safe step size.
-    That bounds the nearest eigenvalue: a start that is unlucky in a crowded spectrum can miss the largest by a few rtol,
-    which every first-order method here tolerates; a smaller rtol makes it rarer. Nothing is reorthogonalised: that would only keep copies of converged Ritz values away.
+    That bounds the nearest eigenvalue: an unlucky start can miss the largest by a few rtol. Nothing is
+    reorthogonalised: that would only keep copies of converged Ritz values away.
 
     Args:
         apply: x -> H x, (B, *signal) -> (B, *signal).

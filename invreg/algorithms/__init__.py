@@ -3,6 +3,7 @@
 from invreg.algorithms.admm import ADMM
 from invreg.algorithms.choice import GCV, SURE, Discrepancy, LCurve, WeightChoice, choose_weight
 from invreg.algorithms.conjugate_gradient import ConjugateGradient
+from invreg.algorithms.filtered_backprojection import filtered_backprojection
 from invreg.algorithms.gradient_descent import GradientDescent
 from invreg.algorithms.half_quadratic import HQS
 from invreg.algorithms.loop import Algorithm, History, Reconstruction, Run, Status
@@ -30,4 +31,5 @@ __all__ = [
     "Status",
     "WeightChoice",
     "choose_weight",
+    "filtered_backprojection",
 ]

@@ -74,8 +74,8 @@ class CT:
         if pixel_size is None:
             pixel_size = pitch
             if cls is FanBeam:  # the pitch as seen at the centre of rotation
-                source = spec.options.get("source_distance")
-                detector = spec.options.get("detector_distance")
+                source = spec.options.get("source_origin")
+                detector = spec.options.get("origin_detector")
                 if isinstance(source, int | float) and isinstance(detector, int | float) and source + detector > 0:
                     pixel_size = pitch * source / (source + detector)
         offset = record.detector_offset
@@ -113,6 +113,10 @@ class CT:
         if not isinstance(level.sigma, Tensor):
             return None if level.sigma is None else level.sigma / self.scale
         return level.sigma[index if level.sigma.shape[0] > 1 else 0][None].to(self.device) / self.scale
+
+    def covered(self, index: int, x: Tensor) -> Tensor:
+        """The image as it is: every pixel is measured."""
+        return x
 
     def image(self, x: Tensor) -> Image:
         """Reconstructions (B, y, x), attenuation in 1/mm, as HU; without a pitch as they are."""

@@ -86,6 +86,10 @@ class Imaging:
         """The noise level in units of the scaled image."""
         return None if level.sigma is None else level.sigma / self.scale
 
+    def covered(self, index: int, x: Tensor) -> Tensor:
+        """The image as it is: every pixel is measured."""
+        return x
+
     def image(self, x: Tensor) -> Image:
         """Reconstructions with the geometry of the file, finer where they are."""
         fine = [n / m for n, m in zip(self.record.data.shape[1:], x.shape[1:], strict=True)]

@@ -124,6 +124,13 @@ class MRI:
         one = level.sigma[index if level.sigma.shape[0] > 1 else 0][None].to(self.device) / self.scale
         return one[:, 0] if self.cls is MaskedFourier else one
 
+    def covered(self, index: int, x: Tensor) -> Tensor:
+        """An image with 0 where no coil map reaches: nothing was measured there, only the prior spoke."""
+        operator = self.operator(index)
+        if isinstance(operator, Sense):
+            return x * (operator.maps != 0).any(1)
+        return x * (operator.maps != 0).any(2) if isinstance(operator, SoftSense) else x
+
     def image(self, x: Tensor) -> Image:
         """Reconstructions in the units of the file, (B, [z,] y, x), with the scan's geometry."""
         if self.cls is SoftSense:

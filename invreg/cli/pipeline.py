@@ -1,7 +1,7 @@
 """From flags to a prior, its weight, an algorithm and a running reconstruction."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event
 from typing import Any, Protocol
 
@@ -23,7 +23,7 @@ from invreg.random import draw
 from invreg.regularizers import Box, NonNegative, SumOfTerms, Tikhonov
 
 # of the weight, in units of the image gradient that noise alone makes; see docs/cli.md
-RELATIVE_WEIGHT = {"tv": 0.3, "tgv": 0.3, "wavelet": 0.5}
+RELATIVE_WEIGHT = {"tv": 0.4, "tgv": 0.4, "wavelet": 0.7}
 NOISELESS = 1e-3
 """What stands for the noise level, relative to an image of size 1, where none is known."""
 DIRECT = {"adjoint": "A^H y: zero-filling of k-space, back-projection of a sinogram", "fbp": "filtered back-projection"}
@@ -43,6 +43,7 @@ class Scan(Protocol):
     def operator(self, index: int) -> LinearOperator: ...
     def y(self, index: int) -> Tensor: ...
     def sigma(self, index: int, level: NoiseLevel) -> float | Tensor | None: ...
+    def covered(self, index: int, x: Tensor) -> Tensor: ...
     def image(self, x: Tensor) -> Image: ...
     def about(self) -> dict[str, Any]: ...
 
@@ -111,7 +112,10 @@ class Plan:
             tick(run.iteration)
             if stop.is_set():
                 break
-        return run.reconstruction() if run.iteration else None
+        if not run.iteration:
+            return None
+        result = run.reconstruction()
+        return replace(result, x=self.scan.covered(index, result.x))
 
     def _directly(self, index: int) -> Reconstruction:
         operator, y = self.scan.operator(index), self.scan.y(index)

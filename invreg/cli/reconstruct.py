@@ -92,7 +92,7 @@ def run_request(request: Request, *, force: bool, quiet: bool, console: Console)
     folder = WorkFolder(request.output, key_of(settings | {"input": digest(request.input), "versions": versions()}))
     with noticing_interrupts() as stop:
         results, reached = _solve_all(plan, folder, stop, quiet, console)
-        interrupted = stop.is_set() and reached < scan.count or any(Status.INTERRUPTED in r.status for r in results)
+        interrupted = (stop.is_set() and reached < scan.count) or any(Status.INTERRUPTED in r.status for r in results)
         if not results:
             raise InterruptedRunError("interrupted before the first image; nothing was written")
         about = settings | _account(plan, results, scan.count, interrupted, time.perf_counter() - start)

@@ -72,11 +72,12 @@ def dataset(path: Path, group: Any, name: str, ndims: tuple[int, ...], layout: s
     if found.shape is None or found.ndim not in ndims:
         raise ValueError(f"{path}: {name} must be {layout}, got shape {found.shape}; check the kind of file")
     size = path.stat().st_size
+    filtered = found.id.get_create_plist().get_nfilters() > 0
     if found.chunks is None and found.id.get_storage_size() == 0:  # inside the object header, or nothing at all
         stored = size if found.size * found.dtype.itemsize <= 65536 else 0
     else:
         stored = min(size, found.id.get_storage_size())
-    require_stored(path, found.size * found.dtype.itemsize, stored, compressed=found.chunks is not None)
+    require_stored(path, found.size * found.dtype.itemsize, stored, compressed=filtered)
     return found
 
 

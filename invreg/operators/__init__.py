@@ -3,6 +3,7 @@
 from invreg.operators.blur import Blur, ValidBlur, gaussian_kernel, motion_kernel
 from invreg.operators.compose import Stack
 from invreg.operators.downsample import Downsample
+from invreg.operators.fanbeam import FanBeam
 from invreg.operators.fourier import Fourier, MaskedFourier, centred_fft, centred_ifft
 from invreg.operators.gradient import Gradient, SymmetrizedGradient
 from invreg.operators.mask import Mask
@@ -15,6 +16,7 @@ from invreg.operators.wavelet import Wavelet
 __all__ = [
     "Blur",
     "Downsample",
+    "FanBeam",
     "Fourier",
     "Gradient",
     "HadamardSensing",

@@ -103,6 +103,59 @@ def gather_parallel(
     return total.sum(1)
 
 
+def gather_fan(
+    sinogram: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    starts: Tensor,
+    fan: Tensor,
+    geometry: Tensor,
+    y: Tensor,
+    x: Tensor,
+    last: Tensor,
+    taps: int,
+    curved: bool,
+) -> Tensor:
+    """The transpose of `project_lines` for the rays of a fan, pixels as unit of length.
+
+    A pixel at angle g and distance r as seen from the source has distance r sin(gamma - g) from the ray at gamma.
+
+    Args:
+        sinogram, starts, y, x, last, taps: as in `gather_parallel`, y and x from the centre of rotation.
+        cos, sin: of the angles, (A,).
+        fan: cosine and sine of every detector's gamma, (2, D + 2 taps), with `taps` entries of padding on both sides.
+        geometry: distance of the source; detector indices per unit of tan(gamma), or of gamma if curved; index of the
+            central ray, (3,).
+        curved: whether detectors are at equal angles.
+
+    Returns:
+        (C, Ny, Nx), the sum of hat-weighted detectors over angles.
+    """
+    source, scale, middle = geometry[0], geometry[1], geometry[2]
+    cos, sin = cos[:, None, None], sin[:, None, None]
+    across = x[None, None] * cos + y[None, :, None] * sin
+    depth = source + (y[None, :, None] * cos - x[None, None] * sin)
+    distance = (across * across + depth * depth).sqrt()
+    # a ray within m of the pixel, m <= 1 its own max(|cos|, |sin|), which differs from the pixel's by at most the angle
+    own = torch.maximum((cos * depth + sin * across).abs(), (sin * depth - cos * across).abs()) / distance
+    widest = ((own + 1.1 / distance).clamp_max(1.0) / distance).clamp_max(1.0)
+    back = (1 - widest * widest).sqrt()
+    left_across, left_depth = across * back - depth * widest, depth * back + across * widest
+    left = torch.atan2(left_across, left_depth) if curved else left_across / left_depth
+    first = torch.ceil(left * scale + middle).clamp_min(0.0).minimum(last).to(torch.int32)
+    where = first + starts[:, None, None]
+    total: Tensor | None = None
+    for k in range(taps):
+        fan_cos, fan_sin = (_take(fan[i : i + 1], first + (k + taps))[0] for i in (0, 1))
+        reach = torch.maximum((cos * fan_cos + sin * fan_sin).abs(), (sin * fan_cos - cos * fan_sin).abs())
+        error = (depth * fan_sin - across * fan_cos).abs()
+        weight = (1 - error / reach.clamp_min(0.5)).clamp_min(0.0)
+        term = weight[None] * _take(sinogram, where + k)
+        total = term if total is None else total + term
+    assert total is not None
+    return total.sum(1)
+
+
 @dataclass(frozen=True, eq=False)
 class Rows:
     """An image as `project_lines` reads it.

@@ -1,0 +1,249 @@
+"""Two-dimensional fan-beam tomography, flat or curved detector: line integrals by Joseph's method, exact adjoint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from invreg._check import require_positive, require_same_precision
+from invreg.interfaces import LinearOperator
+from invreg.operators.joseph import (
+    as_channels,
+    check_angles,
+    check_grid,
+    check_offset,
+    check_point,
+    chunks,
+    from_channels,
+    gather_fan,
+    matched,
+    padded_rows,
+    padded_views,
+    pixel_axes,
+    project_lines,
+    run_kernel,
+    use_compiled,
+)
+
+
+class FanBeam(LinearOperator):
+    """Fan-beam sinograms: (B, Ny, Nx) -> (B, A, D), real or complex.
+
+    In view a the source is at centre + source_origin (sin a, -cos a) and the foot of the central ray at
+    centre - origin_detector (sin a, -cos a). Detector d lies at u_d = (d - (D - 1) / 2) detector_pitch +
+    detector_offset, along (cos a, sin a) on a flat panel or along the arc around the source. Its ray has the fan angle
+    gamma, tan(gamma) = u / (source_origin + origin_detector) on a panel, gamma = u / (...) on an arc, and is the line
+    with normal angle a - gamma at distance source_origin sin(gamma) from the centre of rotation. Axes as in
+    `ParallelBeam`; for source_origin -> infinity it becomes `ParallelBeam`.
+
+    The matrix entry of a ray and a pixel is Joseph's, (pixel_size / m) max(0, 1 - e / (m pixel_size)), with the ray's
+    own m = max(|cos|, |sin|) and the pixel centre's distance e from it; the adjoint gathers, for every pixel, the
+    detectors whose rays pass within m pixel_size.
+
+    Args:
+        shape: (Ny, Nx).
+        angles: (A,), radians, any set; a tensor's precision becomes the operator's.
+        detectors: D.
+        source_origin: distance of source and centre of rotation, mm; the source must stay outside the image.
+        origin_detector: distance of centre of rotation and detector, mm, >= 0.
+        pixel_size: mm, > 0.
+        detector_pitch: mm on the panel or along the arc; default the pixel size magnified to the detector.
+        detector_offset: mm, by which all detectors are shifted.
+        centre_of_rotation: (x, y) in mm from the image centre.
+        curved: False for a flat panel, True for an arc around the source (equal angles).
+        compile: as in `ParallelBeam`.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong kind or value; the source inside the image; an arc beyond
+            half a turn.
+
+    Warns:
+        UserWarning: angles beyond 2 pi, which look like degrees.
+
+    Source: Joseph 1982; Kak and Slaney 1988, section 3.4, for the geometry.
+    """
+
+    angles: Tensor
+    cos: Tensor
+    sin: Tensor
+    fan_cos: Tensor
+    fan_sin: Tensor
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        angles: Tensor | Sequence[float],
+        detectors: int,
+        *,
+        source_origin: float,
+        origin_detector: float,
+        pixel_size: float = 1.0,
+        detector_pitch: float | None = None,
+        detector_offset: float = 0.0,
+        centre_of_rotation: tuple[float, float] = (0.0, 0.0),
+        curved: bool = False,
+        compile: bool | None = None,
+    ) -> None:
+        values = check_angles(angles)
+        require_positive("source_origin", source_origin)
+        require_positive("origin_detector", origin_detector, zero_allowed=True)
+        distance = float(source_origin + origin_detector)
+        pitch = pixel_size * distance / source_origin if detector_pitch is None else detector_pitch
+        check_grid(shape, detectors, {"pixel_size": pixel_size, "detector_pitch": pitch})
+        super().__init__((int(shape[0]), int(shape[1])), (values.numel(), detectors))
+        self.image_shape = int(shape[0]), int(shape[1])
+        self.detectors = detectors
+        self.source_origin, self.origin_detector = float(source_origin), float(origin_detector)
+        self.pixel_size, self.detector_pitch = float(pixel_size), float(pitch)
+        self.detector_offset = check_offset("detector_offset", detector_offset)
+        self.centre_of_rotation = check_point("centre_of_rotation", centre_of_rotation)
+        self.curved = curved
+        self.compile_kernels = compile
+        wide = values.double()
+        ratio = self._offsets(torch.float64) / distance
+        fan = ratio if curved else ratio.atan()
+        widest = float(fan.abs().max())
+        if widest >= math.pi / 2:
+            raise ValueError(f"the half-fan must be below 90 degrees, got {math.degrees(widest):.4g}; check the pitch")
+        self.taps = self._most_taps(widest)
+        self.register_buffer("angles", values.clone())
+        self.register_buffer("cos", wide.cos().to(values.dtype))
+        self.register_buffer("sin", wide.sin().to(values.dtype))
+        self.register_buffer("fan_cos", fan.cos().to(values.dtype))
+        self.register_buffer("fan_sin", fan.sin().to(values.dtype))
+
+    def _offsets(self, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
+        index = torch.arange(self.detectors, dtype=dtype, device=device)
+        return (index - (self.detectors - 1) / 2) * self.detector_pitch + self.detector_offset
+
+    @property
+    def offsets(self) -> Tensor:
+        """Detector positions u, (D,), mm."""
+        return self._offsets(self.cos.dtype, self.cos.device)
+
+    @property
+    def fan_angles(self) -> Tensor:
+        """Angle gamma of each detector's ray with the central ray, (D,), radians."""
+        return torch.atan2(self.fan_sin, self.fan_cos)
+
+    def _most_taps(self, widest: float) -> int:
+        """The most detectors whose rays can pass within a pixel of a pixel centre.
+
+        Rays within a pixel of a point at distance r from the source lie within asin(pixel / r) of its direction;
+        the nearest point of the image at fan angle gamma is where that ray enters the circle around all pixels.
+        """
+        ny, nx = self.image_shape
+        cx, cy = self.centre_of_rotation
+        reach_x, reach_y = ((n - 1) / 2 * self.pixel_size + abs(c) for n, c in ((nx, cx), (ny, cy)))
+        radius = math.hypot(reach_x, reach_y)
+        if self.source_origin <= radius + self.pixel_size:
+            raise ValueError(
+                f"source_origin must exceed {radius + self.pixel_size:.6g} mm, where the image reaches, "
+                f"got {self.source_origin:g}; check the units (mm) and pixel_size"
+            )
+        nearest = self.source_origin - radius  # at any fan angle, so the bound is safe
+        half = math.asin(min(1.0, self.pixel_size / nearest))
+        seen = min(widest, math.asin(min(1.0, (radius + self.pixel_size) / self.source_origin)))
+        if self.curved:
+            angular = 2 * half
+        else:
+            low, high = seen - 2 * half, seen  # the steepest piece of the tangent that a detector can lie on
+            angular = math.tan(high) - math.tan(max(low, -math.pi / 2 + 1e-6))
+        width = angular * (self.source_origin + self.origin_detector) / self.detector_pitch
+        return min(math.ceil(width + 1e-6), self.detectors)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.check_signal(x)
+        require_same_precision("x", x, "angles", self.cos)
+        return from_channels(matched(as_channels(x), self._project, self._backproject), x)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        self.check_measurement(y)
+        require_same_precision("y", y, "angles", self.cos)
+        return from_channels(matched(as_channels(y), self._backproject, self._project), y)
+
+    def _normals(self) -> tuple[Tensor, Tensor]:
+        """Cosine and sine of every ray's normal angle a - gamma, (A, D)."""
+        cos, sin = self.cos[:, None], self.sin[:, None]
+        return cos * self.fan_cos + sin * self.fan_sin, sin * self.fan_cos - cos * self.fan_sin
+
+    def _length(self) -> Tensor:
+        """Length of every ray in a row (or column) of pixels, (A, D), mm."""
+        cos, sin = self._normals()
+        return self.pixel_size / torch.maximum(cos.abs(), sin.abs())
+
+    def _project(self, image: Tensor) -> Tensor:
+        rows = padded_rows(image)
+        ny, nx = self.image_shape
+        cx, cy = self.centre_of_rotation
+        angles, count = self.angles.numel(), rows.starts.numel()
+        cos, sin = self._normals()
+        s = self.source_origin * self.fan_sin + cx * cos + cy * sin
+        steep = cos.abs() >= sin.abs()
+        main, side = torch.where(steep, cos, sin), torch.where(steep, sin, cos)
+        across, along = torch.where(steep, nx, ny), torch.where(steep, ny, nx)
+        slope = -side / main
+        # as in ParallelBeam: main * u + side * v = s with u across the rows, v along them
+        position = 1 + (across - 1) / 2.0 + slope * ((count - along) / 2.0) + s / (main * self.pixel_size)
+        base = torch.where(steep, 0, rows.turned).to(torch.int32)
+        channels = image.shape[0]
+        compiled = use_compiled(self.compile_kernels, channels * angles * self.detectors * count, image.device)
+        parts = [
+            run_kernel(
+                project_lines,
+                self.compile_kernels,
+                compiled,
+                rows.image,
+                position[part],
+                slope[part],
+                base[part],
+                rows.coordinates,
+                rows.starts,
+                rows.last,
+            )
+            for part in chunks(angles, count * self.detectors, channels, compiled)
+        ]
+        return torch.cat(parts, 1) * self._length()
+
+    def _backproject(self, sinogram: Tensor) -> Tensor:
+        views, starts, last = padded_views(sinogram * self._length(), self.taps)
+        fan = torch.nn.functional.pad(torch.stack([self.fan_cos, self.fan_sin]), (self.taps, self.taps))
+        y, x = pixel_axes(self.image_shape, sinogram)
+        cx, cy = self.centre_of_rotation
+        y, x = y - cy / self.pixel_size, x - cx / self.pixel_size
+        # everything in pixels from here on: distance of the source, and detector indices per unit of tangent or angle
+        geometry = sinogram.new_tensor(
+            [
+                self.source_origin / self.pixel_size,
+                (self.source_origin + self.origin_detector) / self.detector_pitch,
+                (self.detectors - 1) / 2 - self.detector_offset / self.detector_pitch,
+            ]
+        )
+        channels, angles, pixels = sinogram.shape[0], self.angles.numel(), y.numel() * x.numel()
+        compiled = use_compiled(self.compile_kernels, channels * angles * pixels * 2, sinogram.device)
+        total = sinogram.new_zeros(channels, y.numel(), x.numel())
+        for part in chunks(angles, pixels, channels, compiled):
+            total = total + run_kernel(
+                gather_fan,
+                self.compile_kernels,
+                compiled,
+                views[:, part].flatten(1),
+                self.cos[part],
+                self.sin[part],
+                starts[: part.stop - part.start],
+                fan,
+                geometry,
+                y,
+                x,
+                last,
+                self.taps,
+                self.curved,
+            )
+        return total
+
+    def extra_repr(self) -> str:
+        kind = "arc" if self.curved else "panel"
+        return f"shape={self.image_shape}, angles={self.angles.numel()}, detectors={self.detectors} ({kind})"
