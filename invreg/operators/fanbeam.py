@@ -71,6 +71,7 @@ class FanBeam(LinearOperator):
     sin: Tensor
     fan_cos: Tensor
     fan_sin: Tensor
+    geometry: Tensor
 
     def __init__(
         self,
@@ -114,6 +115,10 @@ class FanBeam(LinearOperator):
         self.register_buffer("sin", wide.sin().to(values.dtype))
         self.register_buffer("fan_cos", fan.cos().to(values.dtype))
         self.register_buffer("fan_sin", fan.sin().to(values.dtype))
+        # distance of the source in pixels, detectors per unit of tangent (or of angle), index of the central ray
+        middle = (detectors - 1) / 2 - self.detector_offset / pitch
+        geometry = (source_origin / pixel_size, distance / pitch, middle)
+        self.register_buffer("geometry", torch.tensor(geometry, dtype=values.dtype))
 
     def _offsets(self, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
         index = torch.arange(self.detectors, dtype=dtype, device=device)
@@ -214,14 +219,6 @@ class FanBeam(LinearOperator):
         y, x = pixel_axes(self.image_shape, sinogram)
         cx, cy = self.centre_of_rotation
         y, x = y - cy / self.pixel_size, x - cx / self.pixel_size
-        # everything in pixels from here on: distance of the source, and detector indices per unit of tangent or angle
-        geometry = sinogram.new_tensor(
-            [
-                self.source_origin / self.pixel_size,
-                (self.source_origin + self.origin_detector) / self.detector_pitch,
-                (self.detectors - 1) / 2 - self.detector_offset / self.detector_pitch,
-            ]
-        )
         channels, angles, pixels = sinogram.shape[0], self.angles.numel(), y.numel() * x.numel()
         compiled = use_compiled(self.compile_kernels, channels * angles * pixels * 2, sinogram.device)
         total = sinogram.new_zeros(channels, y.numel(), x.numel())
@@ -235,7 +232,7 @@ class FanBeam(LinearOperator):
                 self.sin[part],
                 starts[: part.stop - part.start],
                 fan,
-                geometry,
+                self.geometry,
                 y,
                 x,
                 last,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
 import math
 import os
 import shutil
@@ -241,7 +242,8 @@ def from_channels(channels: Tensor, like: Tensor) -> Tensor:
     """Undo `as_channels`."""
     if not like.is_complex():
         return channels
-    return torch.view_as_complex(channels.unflatten(0, (-1, 2)).movedim(1, -1).contiguous())
+    pairs = channels.reshape(-1, 2, *channels.shape[1:])
+    return torch.view_as_complex(pairs.movedim(1, -1).contiguous())
 
 
 def chunks(angles: int, crossings: int, channels: int, compiled: bool) -> list[slice]:
@@ -256,7 +258,7 @@ def chunks(angles: int, crossings: int, channels: int, compiled: bool) -> list[s
     most = COMPILED_ANGLES if compiled else max(1, EAGER_ELEMENTS // (crossings * channels))
     count = math.ceil(angles / most)
     edges = [round(i * angles / count) for i in range(count + 1)]
-    return [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [slice(a, b) for a, b in itertools.pairwise(edges)]
 
 
 def use_compiled(choice: bool | None, work: int, device: torch.device) -> bool:
@@ -286,7 +288,9 @@ def _compiled(kernel: Kernel) -> Kernel:
     # without these the compiler would write the positions of all rays and rows to memory before it reads them
     wanted = {"realize_opcount_threshold": 1000, "realize_reads_threshold": 1000, "realize_acc_reads_threshold": 1000}
     known = torch._inductor.list_options()
-    options = {key: value for key, value in wanted.items() if key in known}
+    options: dict[str, str | int | bool | Callable[..., Any]] = {
+        key: value for key, value in wanted.items() if key in known
+    }
     return torch.compile(kernel, dynamic=True, fullgraph=True, options=options)
 
 

@@ -14,8 +14,10 @@ from invreg.interfaces import LinearOperator, Operator
 from invreg.operators import (
     Blur,
     Downsample,
+    FanBeam,
     Mask,
     MatrixSensing,
+    ParallelBeam,
     PhaseRetrieval,
     Stack,
     ValidBlur,
@@ -96,6 +98,33 @@ ROWS: dict[str, Row] = {
         ("complex",),
     ),
     # --- ct: radon, fan beam
+    "ParallelBeam": Row(lambda p: ParallelBeam((8, 8), torch.linspace(0, 3.1, 7, dtype=p), 11)),
+    "ParallelBeam:fine": Row(
+        lambda p: ParallelBeam(
+            (7, 10),
+            torch.linspace(-1, 5, 9, dtype=p),
+            pixel_size=0.8,
+            detector_pitch=0.3,
+            detector_offset=0.1,
+            centre_of_rotation=(0.4, -1.2),
+        )
+    ),
+    "FanBeam": Row(
+        lambda p: FanBeam((9, 8), torch.linspace(0, 6, 8, dtype=p), 17, source_origin=20.0, origin_detector=15.0)
+    ),
+    "FanBeam:arc": Row(
+        lambda p: FanBeam(
+            (6, 9),
+            torch.linspace(0, 4, 7, dtype=p),
+            21,
+            source_origin=15.0,
+            origin_detector=5.0,
+            detector_pitch=0.6,
+            detector_offset=0.2,
+            centre_of_rotation=(0.5, 0.3),
+            curved=True,
+        )
+    ),
     # --- imaging: mask, blur, downsample, sensing, phase retrieval, stack
     "Mask": Row(lambda p: Mask(seeded(5, 6, dtype=p) > 0)),
     "Mask:broadcast": Row(lambda p: Mask(seeded(5, 6, dtype=p) > 0, (3, 5, 6))),
