@@ -35,7 +35,7 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
     """Real part of <a, b> for each sample, (B,): the inner product that gradients of real functions see."""
     if a.is_complex():
         a, b = _real_view(a), _real_view(b)
-    return (a * b).reshape(a.shape[0], -1).sum(1)
+    return (a * b).flatten(1).sum(1)
 
 
 def _real_view(a: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ def _real_view(a: Tensor) -> Tensor:
 
 def norm(a: Tensor) -> Tensor:
     """Euclidean norm of each sample, (B,); its gradient at zero is zero, and no square under- or overflows."""
-    flat = (_real_view(a) if a.is_complex() else a).reshape(a.shape[0], -1)
+    flat = (_real_view(a) if a.is_complex() else a).flatten(1)
     if flat.dtype in (torch.float16, torch.bfloat16):  # many entries: their squares need more range and digits
         return norm(flat.float()).to(flat.dtype)
     largest = flat.detach().abs().amax(1, keepdim=True)

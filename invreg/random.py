@@ -19,6 +19,7 @@ def draw(like: Tensor, generator: Generator = None) -> Tensor:
         Noise, (B, ...). A complex entry has real and imaginary part of variance 1 each: E|n|^2 = 2.
 
     Raises:
+        TypeError: like is of integers.
         ValueError: the number of generators is not B.
     """
     if isinstance(generator, Sequence):
@@ -27,6 +28,8 @@ def draw(like: Tensor, generator: Generator = None) -> Tensor:
                 f"generator must be one or one per sample ({like.shape[0]}), got a sequence of {len(generator)}"
             )
         return torch.cat([draw(like[i : i + 1], one) for i, one in enumerate(generator)])
+    if not (like.is_floating_point() or like.is_complex()):
+        raise TypeError(f"like must be floating point or complex, got {like.dtype}; use like.float()")
     real = like.dtype.to_real() if like.is_complex() else like.dtype
     shape = (*like.shape, 2) if like.is_complex() else tuple(like.shape)
     device = like.device if generator is None else generator.device

@@ -72,6 +72,13 @@ def test_norm_shows_what_is_not_finite() -> None:
     assert float(values[2]) == pytest.approx(5.0)
 
 
+def test_an_empty_batch_has_no_norms_and_no_solutions() -> None:
+    none = torch.zeros(0, 3, 4, dtype=torch.complex64)
+    assert norm(none).shape == (0,)
+    assert inner(none, none).shape == (0,)
+    assert cg(lambda x: x, none).x.shape == none.shape
+
+
 # --- conjugate gradients
 
 

@@ -266,9 +266,10 @@ def _risk(search: _Search, rule: SURE | GCV) -> Callable[[float], float]:
         move = length * probe * noise.sigma
     moved = Problem(operator, problem.y + move, noise)
     fixed = replace(search.algorithm, rtol=0.0)  # both reconstructions must do the same iterations
+    start = search.x0  # always this one: a start that depends on y would hide part of the divergence
 
     def score(weight: float) -> float:
-        prior, start = search.make_prior(weight), search.x0
+        prior = search.make_prior(weight)
         result = fixed.solve(problem, prior, start)
         other = fixed.solve(moved, prior, start)
         change = (operator(other.x) - operator(result.x)) / noise.sigma

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from invreg import config
+from invreg.algorithms import filtered_backprojection
 from invreg.cli.noise_level import NoiseLevel
 from invreg.interfaces import LinearOperator
 from invreg.io import mu_to_hu
@@ -31,7 +32,7 @@ class CT:
         ValueError: an operator that is not for sinograms, or numbers out of range.
     """
 
-    prior, algorithm = "tv", "pdhg"
+    prior, algorithm, iterations = "tv", "pdhg", 200
     positive = True
     dim = 2
 
@@ -55,7 +56,7 @@ class CT:
         if cls not in (ParallelBeam, FanBeam):
             raise ValueError(f"operator of a sinogram must be parallel-beam or fan-beam, got {spec.name}")
         self._operator = self._build(cls, spec, size, pixel_size)
-        self.pixel_size = float(getattr(self._operator, "pixel_size"))  # noqa: B009
+        self.pixel_size = self._operator.pixel_size
 
     def _largest(self) -> float:
         data = self.record.data.flatten()
@@ -64,7 +65,7 @@ class CT:
             raise ValueError("data must hold positive line integrals, got none; is it a sinogram after the logarithm?")
         return largest
 
-    def _build(self, cls: Any, spec: config.Spec, size: int | None, pixel_size: float | None) -> LinearOperator:
+    def _build(self, cls: Any, spec: config.Spec, size: int | None, pixel_size: float | None) -> ParallelBeam | FanBeam:
         record = self.record
         detectors = record.data.shape[-1]
         pitch = record.detector_pitch if record.detector_pitch is not None else 1.0
@@ -85,11 +86,10 @@ class CT:
             "detectors": detectors,
             "pixel_size": pixel_size,
             "detector_pitch": pitch,
-            # the record says where the axis lies from the middle, the operator where the middle lies from the axis
-            "detector_offset": -offset if offset is not None else self._offset_in_cells(),
+            "detector_offset": offset if offset is not None else self._offset_in_cells(),
         }
         made = config.build(cls, spec.name, spec.options, given)
-        assert isinstance(made, LinearOperator)
+        assert isinstance(made, ParallelBeam | FanBeam)
         return made.to(self.device)
 
     def _offset_in_cells(self) -> float:
@@ -113,6 +113,10 @@ class CT:
         if not isinstance(level.sigma, Tensor):
             return None if level.sigma is None else level.sigma / self.scale
         return level.sigma[index if level.sigma.shape[0] > 1 else 0][None].to(self.device) / self.scale
+
+    def start(self, index: int) -> Tensor | None:
+        """Filtered back-projection without its negative values: iterations from it need not find the bulk first."""
+        return filtered_backprojection(self._operator, self.y(index)).clamp_min(0)
 
     def covered(self, index: int, x: Tensor) -> Tensor:
         """The image as it is: every pixel is measured."""

@@ -148,7 +148,7 @@ def _mri(device: torch.device, seed: int, console: Console) -> Comparison:
 
 
 def _ct(device: torch.device, seed: int, console: Console) -> Comparison:
-    record, image, about = simulated_ct(Wish("ct", seed=seed))
+    record, image, about = simulated_ct(Wish("ct", views=60, seed=seed))
     assert isinstance(record, Sinogram)
     assert record.detector_pitch is not None
     side = image.data.shape[-1]
@@ -165,6 +165,7 @@ def _ct(device: torch.device, seed: int, console: Console) -> Comparison:
     weight = RELATIVE_WEIGHT["tv"] * level * column_norm(weighted, seed)
     prior = SumOfTerms(TotalVariation(weight), NonNegative())
     truth = image.data
+    fbp = filtered_backprojection(operator, y)
 
     def hounsfield(x: Tensor) -> Tensor:
         return mu_to_hu(x * MU_WATER, MU_WATER)
@@ -178,10 +179,10 @@ def _ct(device: torch.device, seed: int, console: Console) -> Comparison:
         }
 
     methods: tuple[tuple[str, Callable[[], Tensor]], ...] = (
-        ("FBP", lambda: hounsfield(filtered_backprojection(operator, y))),
+        ("FBP", lambda: hounsfield(fbp)),
         ("SIRT, 100", lambda: hounsfield(SIRT(iterations=100, rtol=0.0).solve(plain, None).x)),
         ("CGLS, 15", lambda: hounsfield(ConjugateGradient(iterations=15, rtol=0.0).solve(plain, None).x)),
-        ("TV, PDHG", lambda: hounsfield(PDHG(iterations=300, rtol=1e-4).solve(weighted, prior).x)),
+        ("TV, PDHG", lambda: hounsfield(PDHG(iterations=150, rtol=1e-4).solve(weighted, prior, fbp.clamp_min(0)).x)),
     )
     low, high = BRAIN_WINDOW[0] - BRAIN_WINDOW[1] / 2, BRAIN_WINDOW[0] + BRAIN_WINDOW[1] / 2
     console.print("numbers are taken in the soft-tissue window, 40 +- 200 HU")

@@ -27,7 +27,7 @@ class Imaging:
         TypeError: a missing option.
     """
 
-    prior, algorithm = "tv", "fista"
+    prior, algorithm, iterations = "tv", "fista", 100
     positive = False
 
     def __init__(self, record: Image, operator: str | None, device: torch.device) -> None:
@@ -85,6 +85,10 @@ class Imaging:
     def sigma(self, index: int, level: NoiseLevel) -> float | Tensor | None:
         """The noise level in units of the scaled image."""
         return None if level.sigma is None else level.sigma / self.scale
+
+    def start(self, index: int) -> Tensor | None:
+        """No first image: zeros do."""
+        return None
 
     def covered(self, index: int, x: Tensor) -> Tensor:
         """The image as it is: every pixel is measured."""

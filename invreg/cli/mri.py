@@ -28,7 +28,7 @@ class MRI:
         ValueError: maps that do not fit, an operator that is not for k-space, or data without a measurement.
     """
 
-    prior, algorithm = "wavelet", "fista"
+    prior, algorithm, iterations = "wavelet", "fista", 100
     positive = False
 
     def __init__(self, record: KSpace, operator: str | None, maps: Tensor | None, device: torch.device) -> None:
@@ -123,6 +123,10 @@ class MRI:
             return None if level.sigma is None else level.sigma / self.scale
         one = level.sigma[index if level.sigma.shape[0] > 1 else 0][None].to(self.device) / self.scale
         return one[:, 0] if self.cls is MaskedFourier else one
+
+    def start(self, index: int) -> Tensor | None:
+        """No first image: zeros do."""
+        return None
 
     def covered(self, index: int, x: Tensor) -> Tensor:
         """An image with 0 where no coil map reaches: nothing was measured there, only the prior spoke."""

@@ -34,6 +34,7 @@ class Scan(Protocol):
 
     prior: str
     algorithm: str
+    iterations: int
     positive: bool
     count: int
     dim: int
@@ -43,6 +44,7 @@ class Scan(Protocol):
     def operator(self, index: int) -> LinearOperator: ...
     def y(self, index: int) -> Tensor: ...
     def sigma(self, index: int, level: NoiseLevel) -> float | Tensor | None: ...
+    def start(self, index: int) -> Tensor | None: ...
     def covered(self, index: int, x: Tensor) -> Tensor: ...
     def image(self, x: Tensor) -> Image: ...
     def about(self) -> dict[str, Any]: ...
@@ -91,7 +93,17 @@ class Plan:
 
     def lines(self) -> list[str]:
         """What the user should know before it starts."""
-        shown = ("operator", "coil maps", "prior", "weight", "algorithm", "noise level", "scale", "units")
+        shown = (
+            "operator",
+            "coil maps",
+            "prior",
+            "weight",
+            "weight source",
+            "algorithm",
+            "noise level",
+            "scale",
+            "units",
+        )
         return [f"{key}: {self.settings[key]}" for key in shown if self.settings.get(key) is not None]
 
     def solve(self, index: int, stop: Event, tick: Callable[[int], None]) -> Reconstruction | None:
@@ -105,7 +117,7 @@ class Plan:
         if isinstance(self.algorithm, str):
             return self._directly(index)
         problem = problem_of(self.scan, index, self.level)
-        run = self.algorithm.iterate(problem, self.prior)
+        run = self.algorithm.iterate(problem, self.prior, self._start(index))
         if stop.is_set():
             return None
         for _ in run:
@@ -116,6 +128,10 @@ class Plan:
             return None
         result = run.reconstruction()
         return replace(result, x=self.scan.covered(index, result.x))
+
+    def _start(self, index: int) -> Tensor | None:
+        """A first image for algorithms with a prior; those without one regularize by their way from zero."""
+        return None if self.prior is None else self.scan.start(index)
 
     def _directly(self, index: int) -> Reconstruction:
         operator, y = self.scan.operator(index), self.scan.y(index)
@@ -148,7 +164,8 @@ def make_plan(scan: Scan, level: NoiseLevel, wishes: Wishes) -> Plan:
         settings |= {"prior": "none", "algorithm": name}
         return Plan(scan, None, str(name), level, settings)
     text = wishes.prior or ("none" if name in ("cg", "sirt") and wishes.weight is None else scan.prior)
-    algorithm = config.algorithm(wishes.algorithm or _usual(text, scan), wishes.iterations)
+    iterations = wishes.iterations or (None if wishes.algorithm else scan.iterations)
+    algorithm = config.algorithm(wishes.algorithm or _usual(text, scan), iterations)
     settings |= {"algorithm": _shown(algorithm)}
     if text == "none":
         if wishes.weight is not None:
@@ -197,7 +214,8 @@ def _weighted(
         value, why = _usual_weight(spec.name, scan, index, level, wishes.seed)
     return scan_prior(text, value, scan), {
         "prior": text,
-        "weight": f"{value:.4g} ({why}; of |A x - y|^2 / 2 with scaled y)",
+        "weight": value,
+        "weight source": f"{why}; beside |A x - y|^2 / 2 with y over the scale",
     }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from invreg.io.files import require_file, require_stored
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
+_REFERENCE = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
 _HEAPS_KEPT = 64
 
 
@@ -39,9 +40,14 @@ def has(group: Any, name: str) -> bool:
     for part in name.split("/"):
         if not isinstance(node, h5py.Group):
             return False
-        if isinstance(node.get(part, getlink=True), h5py.ExternalLink) or part not in node:
+        if part not in node or isinstance(node.get(part, getlink=True), h5py.ExternalLink):
             return False
-        node = node[part]
+        try:
+            node = node[part]
+        except (KeyError, OSError):  # a soft link to nowhere
+            return False
+        if node.file.filename != group.file.filename:  # a soft link by way of an external one
+            return False
     return True
 
 
@@ -129,14 +135,16 @@ class Ragged:
     def __init__(self, path: Path, found: Any, member: str | None = None) -> None:
         self._path, self._name = path, f"{found.name}" + (f"/{member}" if member else "")
         self._size = path.stat().st_size
+        self._unit = 1 if member is None else 4  # lengths count bytes of text, or float32
         self._seen: dict[int, int] = {}
         self._heaps: dict[int, tuple[bytes, dict[int, tuple[int, int]]]] = {}
         offset = _offset_of_reference(found, member)
         if found.file.id.get_create_plist().get_sizes() != (8, 8) or offset is None:
             raise ValueError(f"{self._name} must have variable length with 64-bit addresses, got {found.dtype}")
+        self._type, self._offset = found.id.get_type(), offset
         self._file = open(path, "rb")  # noqa: SIM115  closed by __exit__
         try:
-            self._references = self._read_references(found, offset)
+            self._table = self._read_table(found)
         except BaseException:
             self._file.close()
             raise
@@ -153,7 +161,10 @@ class Ragged:
         Raises:
             ValueError: its reference is damaged.
         """
-        length, address, index = self._references[i].tolist()
+        length, address, index = (
+            self._table[i, self._offset : self._offset + _REFERENCE.itemsize].view(_REFERENCE)[0].tolist()
+        )
+        length *= self._unit
         if length == 0:
             return b""
         heap, objects = self._heap(address)
@@ -161,6 +172,23 @@ class Ragged:
         if length > size:
             raise self._damaged(f"entry {i} of {length} bytes refers to {max(size, 0)} bytes in the heap")
         return heap[start : start + length]
+
+    def fixed(self, member: str) -> Any:
+        """The field of a compound type that has a fixed size, of all entries, as a NumPy array.
+
+        Raises:
+            ValueError: there is no such field, or it has variable length.
+        """
+        import h5py
+
+        names = _member_names(self._type) if self._type.get_class() == h5py.h5t.COMPOUND else []
+        if member not in names:
+            raise ValueError(f"{self._name}: entries must have the field {member}, got {', '.join(names) or 'none'}")
+        kind = self._type.get_member_type(names.index(member)).dtype
+        if kind.hasobject:
+            raise ValueError(f"{self._name}: the field {member} must have a fixed size, got {kind}")
+        offset = self._type.get_member_offset(names.index(member))
+        return np.ascontiguousarray(self._table[:, offset : offset + kind.itemsize]).view(kind)[:, 0]
 
     def _damaged(self, what: str) -> ValueError:
         return ValueError(f"{self._name}: {what}; the file is damaged, get a fresh copy")
@@ -171,37 +199,32 @@ class Ragged:
         self._file.seek(address)
         return self._file.read(count)
 
-    def _read_references(self, found: Any, offset: int) -> Any:
-        """Byte length, heap address and heap index of every entry."""
-        kind = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
+    def _read_table(self, found: Any) -> Any:
+        """All entries as they are stored, (entries, bytes)."""
         # the library states sizes in memory: a reference to text has 8 bytes there, but 16 in the file, as all have
         compound = found.dtype.names is not None
-        width, count = found.id.get_type().get_size() if compound else kind.itemsize, max(1, found.size)
+        width, count = self._type.get_size() if compound else _REFERENCE.itemsize, max(1, found.size)
         if found.chunks is None:
             start = found.id.get_offset()
             if start is None:
                 raise ValueError(
                     f"{self._name} lies in the object header, which is not read; repack: h5repack -l CONTI"
                 )
-            table = np.frombuffer(self._bytes(start, count * width), np.uint8).reshape(count, width)
-        else:
-            if found.id.get_create_plist().get_nfilters():
-                raise ValueError(f"{self._name} is filtered, which is not read; repack it with h5repack -f NONE")
-            table = np.zeros((count, width), np.uint8)
-            chunks: list[Any] = []
-            found.id.chunk_iter(chunks.append)
-            for chunk in chunks:
-                first = chunk.chunk_offset[0]
-                if chunk.size != found.chunks[0] * width:
-                    raise self._damaged(f"a chunk has {chunk.size} bytes, want {found.chunks[0]} entries of {width}")
-                rows = min(found.chunks[0], count - first)
-                if first < count:
-                    content = self._bytes(chunk.byte_offset, rows * width)
-                    table[first : first + rows] = np.frombuffer(content, np.uint8).reshape(rows, width)
-        references = np.ascontiguousarray(table[:, offset : offset + kind.itemsize]).view(kind)[:, 0].copy()
-        if compound:
-            references["length"] *= np.uint32(4)  # counted in float32, of which a line has far fewer than 2^30
-        return references
+            return np.frombuffer(self._bytes(start, count * width), np.uint8).reshape(count, width)
+        if found.id.get_create_plist().get_nfilters():
+            raise ValueError(f"{self._name} is filtered, which is not read; repack it with h5repack -f NONE")
+        table = np.zeros((count, width), np.uint8)
+        chunks: list[Any] = []
+        found.id.chunk_iter(chunks.append)
+        for chunk in chunks:
+            first = chunk.chunk_offset[0]
+            if chunk.size != found.chunks[0] * width:
+                raise self._damaged(f"a chunk has {chunk.size} bytes, want {found.chunks[0]} entries of {width}")
+            rows = min(found.chunks[0], count - first)
+            if first < count:
+                content = self._bytes(chunk.byte_offset, rows * width)
+                table[first : first + rows] = np.frombuffer(content, np.uint8).reshape(rows, width)
+        return table
 
     def _heap(self, address: int) -> tuple[bytes, dict[int, tuple[int, int]]]:
         """The content of the heap at an address, and where its objects are in it: start and size by index."""
@@ -243,11 +266,14 @@ def _offset_of_reference(found: Any, member: str | None) -> int | None:
         return 0 if kind.get_class() == h5py.h5t.STRING and kind.is_variable_str() else None
     if kind.get_class() != h5py.h5t.COMPOUND:
         return None
-    names = [kind.get_member_name(i) for i in range(kind.get_nmembers())]
-    if member.encode() not in names:
+    if member not in _member_names(kind):
         return None
-    number = names.index(member.encode())
+    number = _member_names(kind).index(member)
     inner = kind.get_member_type(number)
     if inner.get_class() != h5py.h5t.VLEN or inner.get_super().dtype != np.dtype("<f4"):
         return None
     return int(kind.get_member_offset(number))
+
+
+def _member_names(kind: Any) -> list[str]:
+    return [kind.get_member_name(i).decode("utf-8", "replace") for i in range(kind.get_nmembers())]

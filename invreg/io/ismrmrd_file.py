@@ -29,7 +29,16 @@ SKIPPED = {
 }
 # A batch item for each distinct value, slowest first.
 BATCH_COUNTERS = ("contrast", "phase", "set", "repetition", "slice")
-_HEAD = ("flags", "number_of_samples", "active_channels", "discard_pre", "discard_post", "center_sample")
+_HEAD = (
+    "flags",
+    "number_of_samples",
+    "active_channels",
+    "discard_pre",
+    "discard_post",
+    "center_sample",
+    "idx",
+    "position",
+)
 _LARGEST_GRID = 1 << 32  # complex64 entries
 
 
@@ -60,11 +69,11 @@ def read(path: Path) -> KSpace:
         group = file[group_name(path, file)]
         header = parse_header(hdf5.text(path, group, "xml"))
         table = hdf5.dataset(path, group, "data", (1,), "acquisitions")
-        heads = _heads(table)
-        kinds = _sort(heads)
-        encoding = _encoding(header, heads[kinds.imaging])
-        grid = _Grid.make(encoding, heads, kinds)
         with hdf5.Ragged(path, table, "data") as lines:
+            heads = _heads(lines)
+            kinds = _sort(heads)
+            encoding = _encoding(header, heads[kinds.imaging])
+            grid = _Grid.make(encoding, heads, kinds)
             noise = _noise(lines, heads, kinds, header)
             whiten = None if noise is None else whitening_matrix(noise)
             data, counts = grid.fill(lines, heads, kinds.imaging, whiten)
@@ -104,17 +113,12 @@ class _Kinds:
     skipped: dict[str, int]
 
 
-def _heads(table: Any) -> Any:
-    """All acquisition headers, their layout and plain bounds checked."""
-    if table.dtype.names is None or not {"head", "data"} <= set(table.dtype.names):
-        raise ValueError(f"acquisitions must have head and data, got {table.dtype}; this is no ISMRMRD scan")
-    layout = table.dtype["head"]
-    missing = [name for name in (*_HEAD, "idx", "position") if name not in (layout.names or ())]
+def _heads(lines: hdf5.Ragged) -> Any:
+    """All acquisition headers, with what this file needs."""
+    heads = lines.fixed("head")
+    missing = [name for name in _HEAD if name not in (heads.dtype.names or ())]
     if missing:
         raise ValueError(f"the acquisition headers lack {', '.join(missing)}; this is no ISMRMRD scan")
-    heads = table.fields("head")[:]
-    if heads.size == 0:
-        raise ValueError("the file holds no acquisition; nothing can be reconstructed")
     return heads
 
 

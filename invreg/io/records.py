@@ -149,10 +149,10 @@ class Sinogram:
 
     @property
     def detector_offset(self) -> float | None:
-        """Where the rotation axis lies from the middle of the detector, mm, towards higher cells; None if unknown."""
+        """How far the detector's middle lies from the rotation axis, mm, as the projectors take it; None if unknown."""
         if self.centre_of_rotation is None or self.detector_pitch is None:
             return None
-        return (self.centre_of_rotation - (self.data.shape[-1] - 1) / 2) * self.detector_pitch
+        return ((self.data.shape[-1] - 1) / 2 - self.centre_of_rotation) * self.detector_pitch
 
 
 @dataclass(frozen=True, eq=False)

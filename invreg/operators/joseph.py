@@ -30,7 +30,9 @@ from invreg._check import require_count, require_positive
 Kernel = Callable[..., Tensor]
 EAGER_ELEMENTS = 2**19  # of one temporary in eager mode: a few of them stay in a processor's cache
 COMPILED_ANGLES = 192  # in one compiled call: so many sinogram rows' cache lines fit the first-level cache
-WORTH_COMPILING = 2**24  # ray-row crossings in one call (256 x 256, 180 views) from which compile=None compiles
+WORTH_COMPILING = (
+    2**24
+)  # ray-row crossings in one call (about 256 x 256 and 180 views) from which compile=None compiles
 
 
 def project_lines(
@@ -178,14 +180,14 @@ class Rows:
 
 def padded_rows(image: Tensor) -> Rows:
     """Lay out images, (C, Ny, Nx)."""
-    channels, ny, nx = image.shape
+    _, ny, nx = image.shape
     count = max(ny, nx)
     width = count + 3
     upright = torch.nn.functional.pad(image, (1, width - nx - 1, 0, count - ny))
     turned = torch.nn.functional.pad(image.transpose(1, 2), (1, width - ny - 1, 0, count - nx))
     index = torch.arange(count, device=image.device)
     return Rows(
-        torch.stack([upright, turned], 1).reshape(channels, -1),
+        torch.stack([upright, turned], 1).flatten(1),
         index.to(image.dtype) - (count - 1) / 2,
         (index * width).to(torch.int32),
         count * width,
@@ -255,7 +257,7 @@ def chunks(angles: int, crossings: int, channels: int, compiled: bool) -> list[s
         channels: of the data.
         compiled: whether temporaries are fused away.
     """
-    most = COMPILED_ANGLES if compiled else max(1, EAGER_ELEMENTS // (crossings * channels))
+    most = COMPILED_ANGLES if compiled else max(1, EAGER_ELEMENTS // max(1, crossings * channels))
     count = math.ceil(angles / most)
     edges = [round(i * angles / count) for i in range(count + 1)]
     return [slice(a, b) for a, b in itertools.pairwise(edges)]

@@ -29,7 +29,7 @@ def shrink_singular_values(matrices: Tensor, t: Tensor) -> Tensor:
     with torch.no_grad():
         u, s, vh = torch.linalg.svd(matrices, full_matrices=False)
         kept = (s - t[..., 0]).clamp_min(0) if t.ndim else (s - t).clamp_min(0)
-        z = (u * kept[..., None, :]) @ vh
+        z: Tensor = (u * kept[..., None, :]) @ vh
     if not needs_graph(matrices, t):
         return z
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from invreg.io import KSpace, Sinogram, find_centre, read, write
+from invreg.operators.radon import ParallelBeam
 
 ANGLES, ROWS, CELLS, PHOTONS, DARK = 90, 2, 64, 50000, 100
 
@@ -116,7 +117,7 @@ def test_the_pitch_is_in_millimetres(
     assert isinstance(record, Sinogram)
     assert record.detector_pitch == (None if pitch is None else pytest.approx(pitch))
     if pitch is not None:
-        assert record.detector_offset == pytest.approx((33.3 - 31.5) * pitch, abs=0.1 * pitch)
+        assert record.detector_offset == pytest.approx((31.5 - 33.3) * pitch, abs=0.1 * pitch)
 
 
 def test_the_magnification_divides_the_cell(make_file: Callable[..., Path]) -> None:
@@ -171,6 +172,16 @@ def test_the_format_is_read_only(tmp_path: Path) -> None:
 def test_the_centre_of_rotation_is_found(centre: float, wide: bool, turn: float) -> None:
     angles = torch.arange(180, dtype=torch.float64) * turn / 180
     assert find_centre(blobs(angles, 128, centre, wide=wide), angles) == pytest.approx(centre, abs=0.1)
+
+
+def test_the_offset_of_a_record_is_what_the_projector_takes() -> None:
+    angles = torch.arange(120, dtype=torch.float64) * math.pi / 120
+    image = torch.zeros(1, 64, 64, dtype=torch.float64)
+    image[0, 20:45, 15:30], image[0, 35:40, 30:50] = 0.02, 0.05
+    beam = ParallelBeam((64, 64), angles, 96, pixel_size=0.5, detector_offset=2.6)
+    sinogram = beam(image)
+    record = Sinogram(sinogram, angles, 0.5, find_centre(sinogram, angles))
+    assert record.detector_offset == pytest.approx(2.6, abs=0.1 * 0.5)
 
 
 def test_a_far_centre_is_found_from_a_whole_turn() -> None:

@@ -138,6 +138,28 @@ def test_unevenly_averaged_lines_have_their_own_noise_level(make_scan: Make) -> 
     assert record.noise_sigma[0, 0, NY - 1, 0] == pytest.approx(1 / math.sqrt(2))
 
 
+def test_a_volume_has_its_second_encoding_step_along_z(make_scan: Make) -> None:
+    scan = make_scan(
+        noise=False, tamper=lambda xml: xml.replace("<z>1</z>", "<z>2</z>").replace("<center>0<", "<center>1<")
+    )
+    with h5py.File(scan.path, "r+") as file:  # the two slices become two planes of k-space
+        lines = file["dataset/data"][:]
+        lines["head"]["idx"]["kspace_encode_step_2"] = lines["head"]["idx"]["slice"]
+        lines["head"]["idx"]["slice"] = 0
+        file["dataset/data"][:] = lines
+    record = read(scan.path)
+    assert isinstance(record, KSpace)
+    assert record.data.shape == (1, COILS, 2, NY, NX)
+    assert gap(record.data[0, :, :, 4:], scan.kspace[:, :, 4:].swapaxes(0, 1)) < 1e-6
+    assert record.mask is not None
+    assert record.mask.shape == (1, 1, 2, NY, 1)
+    assert record.voxel_size == (2.0, 3.0, 2.0)
+    assert record.crop == (2, NY - 4, NX)
+    assert record.affine is not None
+    point = record.affine @ torch.tensor([NX // 2, NY // 2, 1, 1.0], dtype=torch.float64)
+    assert point[:3].tolist() == pytest.approx([-7, 3, 11])
+
+
 def test_another_group_name_is_found(make_scan: Make) -> None:
     assert isinstance(read(make_scan(noise=False, group="scan7").path), KSpace)
 

@@ -119,9 +119,9 @@ def test_magnitude_and_reading_an_image_as_k_space() -> None:
     assert sampled(K) is None
 
 
-def test_the_axis_offset_is_counted_from_the_middle_of_the_detector() -> None:
+def test_the_detector_offset_is_counted_from_the_axis() -> None:
     sinogram = Sinogram(torch.ones(1, 2, 10), torch.arange(2.0), 0.5, 6.0)
-    assert sinogram.detector_offset == pytest.approx((6 - 4.5) * 0.5)
+    assert sinogram.detector_offset == pytest.approx((4.5 - 6) * 0.5)
 
 
 def test_records_can_be_pickled() -> None:

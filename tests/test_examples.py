@@ -1,0 +1,54 @@
+"""Every example runs, and shows what it says it shows."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+EXAMPLES = sorted((Path(__file__).resolve().parent.parent / "examples").glob("*.py"))
+
+
+def load(name: str) -> ModuleType:
+    path = next(p for p in EXAMPLES if p.stem == name)
+    spec = importlib.util.spec_from_file_location(f"example_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_example_is_tested_and_short() -> None:
+    tested = {"mri_sense", "ct_low_dose", "choose_weight", "own_operator", "deepinv_denoiser"}
+    assert {p.stem for p in EXAMPLES} == tested
+    assert all(len(p.read_text().splitlines()) < 80 for p in EXAMPLES)
+
+
+def test_mri_example_improves_from_method_to_method() -> None:
+    scores = load("mri_sense").main(quick=True)
+    assert scores["zero-filling"] < scores["CG-SENSE"] < scores["TV"]
+
+
+def test_ct_example_beats_filtered_backprojection() -> None:
+    scores = load("ct_low_dose").main(quick=True)
+    assert scores["TV"] > scores["FBP"] + 2
+
+
+def test_chosen_weights_come_near_the_best_in_hindsight() -> None:
+    scores = load("choose_weight").main(quick=True)
+    assert scores["SURE"] > scores["hindsight"] - 0.5
+    assert scores["GCV"] > scores["hindsight"] - 1.0
+    assert scores["Discrepancy"] > scores["hindsight"] - 1.5
+
+
+def test_own_operator_is_adjoint_and_inverted() -> None:
+    scores = load("own_operator").main(quick=True)
+    assert scores["adjoint gap"] < 1e-6
+    assert scores["TV"] > scores["measured"] + 3
+
+
+def test_denoiser_of_deepinv_deblurs() -> None:
+    pytest.importorskip("deepinv", exc_type=(ImportError, RuntimeError))
+    scores = load("deepinv_denoiser").main(quick=True)
+    assert scores["plug-and-play"] > scores["measured"]
