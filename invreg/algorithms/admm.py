@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,9 +16,10 @@ from invreg.algorithms.splitting import (
     apply,
     apply_adjoint,
     apply_normal,
+    balanced,
     terms_of,
 )
-from invreg.linalg import cg, expand, largest_eigenvalue, norm
+from invreg.linalg import cg, expand, inner, largest_eigenvalue, norm
 from invreg.problem import Problem
 
 
@@ -33,6 +34,7 @@ class ADMMState:
         splits: z_i, one for each term, shaped as L_i x.
         duals: u_i, scaled by rho, shaped as L_i x.
         rho: penalty of each sample, (B,).
+        agility: by what fraction rho may change next, (B,).
     """
 
     x: Tensor
@@ -40,6 +42,7 @@ class ADMMState:
     splits: tuple[Tensor, ...]
     duals: tuple[Tensor, ...]
     rho: Tensor
+    agility: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +54,11 @@ class ADMM(Algorithm[SplittablePrior, ADMMState]):
         relaxation: over-relaxation, 0 < relaxation < 2.
         inner_iterations: conjugate gradients for each linear system, started from the last solution; none are needed
             where the operator offers its closed form and the prior has one term without operator.
-        balance: double or halve each sample's rho in the first half of the iterations while its relative residuals
-            differ by more than 10.
+        balance: move rho of each sample until primal and dual residuals are of one size, ever more slowly; for
+            plug-and-play, where 1 / rho is the denoiser's variance, give `rho` and balance=False.
 
-    Source: Boyd et al. 2011, sec. 3.1, 3.4.3; relative residuals: Wohlberg 2017, "ADMM penalty parameter selection by
-    residual balancing", eq. 23.
+    Source: Boyd et al. 2011, sec. 3.1, 3.4.3; the balance as in `PDHG`, since rho |z - z_before|^2 is the dual residual
+    in the norm of 1 / rho.
     """
 
     rho: float | None = None
@@ -88,7 +91,7 @@ class ADMM(Algorithm[SplittablePrior, ADMMState]):
         else:
             rho = torch.full_like(norm(x), self.rho)
         splits = tuple(apply(k, x) for k, _ in terms)
-        return ADMMState(x, x, splits, tuple(torch.zeros_like(z) for z in splits), rho)
+        return ADMMState(x, x, splits, tuple(torch.zeros_like(z) for z in splits), rho, torch.full_like(rho, 0.5))
 
     def step(self, problem: Problem, prior: SplittablePrior, state: ADMMState, progress: float) -> ADMMState:
         terms = terms_of(annealed(prior, progress), "ADMM")
@@ -104,10 +107,8 @@ class ADMM(Algorithm[SplittablePrior, ADMMState]):
             duals.append(v - z)
             images.append(image)
         plain = next((z for (k, _), z in zip(terms, splits, strict=True) if k is None), solution)
-        new = ADMMState(plain, solution, tuple(splits), tuple(duals), state.rho)
-        if self.balance and progress <= 0.5:
-            return _balanced(terms, state, new, images)
-        return new
+        new = replace(state, x=plain, solution=solution, splits=tuple(splits), duals=tuple(duals))
+        return _balanced(state, new, images) if self.balance else new
 
     def _solve(self, problem: Problem, terms: Terms, state: ADMMState, rho: Tensor) -> Tensor:
         """argmin_x misfit(x) + rho / 2 sum_i |L_i x - z_i + u_i|^2."""
@@ -134,22 +135,12 @@ def _stiffness(terms: Terms, x: Tensor) -> Tensor:
     return sum((apply_normal(k, x) for k, _ in terms), start=torch.zeros_like(x))
 
 
-def _balanced(terms: Terms, old: ADMMState, new: ADMMState, images: list[Tensor]) -> ADMMState:
-    """The new state with rho doubled or halved where the relative residuals are far apart."""
-    zero = torch.zeros_like(old.rho)
-    miss, size, split = zero, zero, zero
-    for image, z in zip(images, new.splits, strict=True):
-        miss = miss + norm(image - z).square()
-        size = size + norm(image).square()
-        split = split + norm(z).square()
-    moved = [apply_adjoint(k, z - before) for (k, _), z, before in zip(terms, new.splits, old.splits, strict=True)]
-    force = [apply_adjoint(k, u) for (k, _), u in zip(terms, new.duals, strict=True)]
-    primal = miss.sqrt() / _nonzero(torch.maximum(size, split).sqrt())
-    dual = norm(torch.stack(moved).sum(0)) / _nonzero(norm(torch.stack(force).sum(0)))
-    factor = torch.where(primal > 10 * dual, 2.0, torch.where(dual > 10 * primal, 0.5, 1.0)).to(old.rho.dtype)
-    duals = tuple(u / expand(factor, u) for u in new.duals)
-    return ADMMState(new.x, new.solution, new.splits, duals, new.rho * factor)
-
-
-def _nonzero(size: Tensor) -> Tensor:
-    return torch.where(size > 0, size, 1)
+def _balanced(old: ADMMState, new: ADMMState, images: list[Tensor]) -> ADMMState:
+    """The new state with rho moved towards equal residuals: rho |L x - z|^2 and rho |z - z_before|^2."""
+    primal = dual = torch.zeros_like(old.rho)
+    for image, z, before in zip(images, new.splits, old.splits, strict=True):
+        miss, move = image - z, z - before
+        primal, dual = primal + inner(miss, miss), dual + inner(move, move)
+    rho, agility = balanced(old.rho, old.agility, primal, dual, decay=0.9)
+    duals = tuple(expand(old.rho / rho, u) * u for u in new.duals)  # rho u is the multiplier, which stays
+    return replace(new, duals=duals, rho=rho, agility=agility)

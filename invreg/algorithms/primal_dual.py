@@ -1,19 +1,24 @@
-"""The primal-dual hybrid gradient method with step sizes that balance themselves."""
+"""The primal-dual hybrid gradient method, with step sizes for each block and a balance that finds itself."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from invreg._check import require_positive
 from invreg.algorithms.loop import Algorithm, starting_point
-from invreg.algorithms.smooth import annealed, inverse
-from invreg.algorithms.splitting import SplittablePrior, apply, apply_adjoint, apply_normal, terms_of
+from invreg.algorithms.smooth import annealed, curvature, inverse
+from invreg.algorithms.splitting import SplittablePrior, apply, apply_adjoint, apply_normal, balanced, terms_of
 from invreg.interfaces import LinearOperator, Proximal, ProximalNoise
-from invreg.linalg import expand, largest_eigenvalue, norm
+from invreg.linalg import expand, inner, largest_eigenvalue, norm
 from invreg.problem import Problem
+
+Blocks = tuple[tuple[LinearOperator | None, Proximal], ...]
+
+GRADIENT_SHARE = 0.55
+"""Of the Lipschitz constant of an explicit gradient that 1 / tau must hold; convergence needs more than a half."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +38,14 @@ class PrimalDualState:
 
     Args:
         x: the image, (B, *signal).
-        duals: one for each dual block, shaped as K_i x.
+        duals: u_i, one for each dual block, shaped as K_i x.
         images: K_i x of each block.
-        pull: sum_i K_i^H u_i, (B, *signal).
+        pull: sum_i K_i^H u_i, plus the gradient of the misfit if that is explicit, (B, *signal).
         scales: 1 / |K_i|^2 of each block, (B,): the ratios of the dual step sizes.
         bound: largest eigenvalue of sum_i scales_i K_i^H K_i, (B,).
-        tau: primal step size, (B,).
-        agility: by what fraction tau may change next, (B,).
+        curvature: Lipschitz constant of the explicit gradient, (B,); 0 if there is none.
+        ratio: dual step size over primal step size, (B,).
+        agility: by what fraction the ratio may change next, (B,).
     """
 
     x: Tensor
@@ -48,7 +54,8 @@ class PrimalDualState:
     pull: Tensor
     scales: tuple[Tensor, ...]
     bound: Tensor
-    tau: Tensor
+    curvature: Tensor
+    ratio: Tensor
     agility: Tensor
 
 
@@ -56,108 +63,132 @@ class PrimalDualState:
 class PDHG(Algorithm[SplittablePrior, PrimalDualState]):
     """Saddle-point iterations for nll(A x, y) + sum_i h_i(L_i x): no inner solver, every term by its prox.
 
-    The likelihood is dualised with A; the first term of the prior without an operator (a constraint, say) is taken
-    by its prox in x, so that x obeys it. Dual step sizes are 1 / |K_i|^2 times a common factor, so blocks of any
-    scale go together; tau of each sample moves until primal and dual residuals are of one size, ever more slowly.
+    The likelihood is dualised with A. The first term of the prior without an operator (a constraint, say) is taken by
+    its prox in x, so that x obeys it; the others are dual.
+    Step sizes: sigma_i = r / |K_i|^2 for each dual block and tau = 1 / (0.55 L + r |sum_i K_i^H K_i / |K_i|^2|) with L
+    the Lipschitz constant of an explicit gradient, else 0, which is within the bounds of convergence for every r > 0.
 
     Args:
-        tau: first primal step size, > 0, in units of 1 / sqrt(largest eigenvalue of sum_i K_i^H K_i / |K_i|^2) times
-            the typical 1 / |K_i|.
-        adaptive: balance the residuals; False keeps the first step sizes.
+        explicit: take a quadratic misfit by its gradient instead: it saves the memory of a few y, and A^H A may be
+            cheaper than A and A^H, but a badly conditioned A takes more iterations.
+        adaptive: move r of each sample until primal and dual residuals are of one size, ever more slowly.
+        balance: factor on the first r, > 0, which otherwise follows from the curvature of the misfit.
 
-    Source: Chambolle and Pock 2011, Alg. 1 with theta = 1; block step sizes: Pock and Chambolle 2011, in the norm of
-    each block; balancing: Goldstein, Li and Yuan 2015, "Adaptive primal-dual splitting methods", Alg. 1, with
-    residuals relative to the size of u and K x.
+    Source: Chambolle and Pock 2011, Alg. 1 with theta = 1; Condat 2013 and Vu 2013 for the explicit gradient; block
+    step sizes: Pock and Chambolle 2011, in the norm of each block; balancing: Goldstein, Li and Yuan 2015, "Adaptive
+    primal-dual splitting methods", Alg. 1, with residuals in the norms of the step sizes, tau |p|^2 and
+    sum_i sigma_i |d_i|^2, which carry the unit of the objective, so that the scale of the data does not matter.
     """
 
-    tau: float = 1.0
+    explicit: bool = False
     adaptive: bool = True
+    balance: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_positive("tau", self.tau)
+        require_positive("balance", self.balance)
 
     def init(self, problem: Problem, prior: SplittablePrior, x0: Tensor | None) -> PrimalDualState:
+        blocks, _ = self._split(problem, annealed(prior, 1 / self.iterations))
         x = starting_point(problem, x0)
-        blocks, _ = _blocks(problem, annealed(prior, 1 / self.iterations))
-        sizes = [torch.ones_like(norm(x)) if k is None else largest_eigenvalue(k.normal, x) for k, _ in blocks]
-        scales = tuple(inverse(size) for size in sizes)
+        one = torch.ones_like(norm(x))
+        scales = tuple(one if k is None else inverse(largest_eigenvalue(k.normal, x)) for k, _ in blocks)
 
         def combined(v: Tensor) -> Tensor:
-            return sum(
-                (expand(s, v) * apply_normal(k, v) for s, (k, _) in zip(scales, blocks, strict=True)),
-                start=torch.zeros_like(v),
-            )
+            return _sum([expand(s, v) * apply_normal(k, v) for s, (k, _) in zip(scales, blocks, strict=True)], v)
 
-        bound = largest_eigenvalue(combined, x)
+        bound = largest_eigenvalue(combined, x) if blocks else torch.zeros_like(one)
+        bend = _typical_curvature(problem, x)
+        explicit = self._takes_gradient(problem)
         images = tuple(apply(k, x) for k, _ in blocks)
-        duals = tuple(torch.zeros_like(image) for image in images)
-        # tau for which tau and the first dual step agree, had that block been scaled to norm 1
-        tau = self.tau * scales[0] * bound.rsqrt()
-        return PrimalDualState(x, duals, images, torch.zeros_like(x), scales, bound, tau, torch.full_like(tau, 0.5))
+        return PrimalDualState(
+            x=x,
+            duals=tuple(torch.zeros_like(image) for image in images),
+            images=images,
+            pull=problem.misfit_gradient(x) if explicit else torch.zeros_like(x),
+            scales=scales,
+            bound=bound,
+            curvature=bend if explicit else torch.zeros_like(bend),
+            ratio=self.balance * torch.where(bend > 0, bend, 1) * inverse(bound),
+            agility=torch.full_like(one, 0.5),
+        )
 
     def step(
         self, problem: Problem, prior: SplittablePrior, state: PrimalDualState, progress: float
     ) -> PrimalDualState:
-        blocks, constraint = _blocks(problem, annealed(prior, progress))
-        tau = expand(state.tau, state.x)
-        x = state.x - tau * state.pull
-        if constraint is not None:
-            x = constraint.prox(x, tau)
-        images, duals = [], []
-        pull = torch.zeros_like(x)
+        blocks, primal = self._split(problem, annealed(prior, progress))
+        tau = inverse(GRADIENT_SHARE * state.curvature + state.ratio * state.bound)
+        step = expand(tau, state.x)
+        x = state.x - step * state.pull
+        if primal is not None:
+            x = primal.prox(x, step)
+        images, duals, pulls = [], [], []
         for (k, term), u, before, scale in zip(blocks, state.duals, state.images, state.scales, strict=True):
             image = apply(k, x)
-            sigma = expand(_dual_step(state, scale), image)
+            sigma = expand(state.ratio * scale, image)
             # prox of sigma h* at v by Moreau: v - sigma prox_{h / sigma}(v / sigma)
             v = u + sigma * (2 * image - before)
             u = v - sigma * term.prox(v / sigma, 1 / sigma)
             images.append(image)
             duals.append(u)
-            pull = pull + apply_adjoint(k, u)
-        new = PrimalDualState(x, tuple(duals), tuple(images), pull, state.scales, state.bound, state.tau, state.agility)
-        return _balanced(state, new) if self.adaptive else new
+            pulls.append(apply_adjoint(k, u))
+        if self._takes_gradient(problem):
+            pulls.append(problem.misfit_gradient(x))
+        new = replace(state, x=x, duals=tuple(duals), images=tuple(images), pull=_sum(pulls, x))
+        return _balanced(state, new, tau) if self.adaptive and blocks else new
+
+    def _takes_gradient(self, problem: Problem) -> bool:
+        return self.explicit and problem.is_quadratic
+
+    def _split(self, problem: Problem, prior: SplittablePrior) -> tuple[Blocks, Proximal | None]:
+        """The dual blocks, the likelihood first if it is one, and the term that is taken in x."""
+        operator, noise = problem.operator, problem.noise
+        if not isinstance(operator, LinearOperator) or not isinstance(noise, ProximalNoise):
+            raise TypeError(
+                "PDHG needs a LinearOperator and a noise model with a prox, got "
+                f"{type(operator).__name__} and {type(noise).__name__}; FISTA and GradientDescent take any"
+            )
+        terms = terms_of(prior, "PDHG")
+        first = next((i for i, (k, _) in enumerate(terms) if k is None), len(terms))
+        dual = (*terms[:first], *terms[first + 1 :])
+        primal = terms[first][1] if first < len(terms) else None
+        return dual if self._takes_gradient(problem) else ((operator, _Likelihood(noise, problem.y)), *dual), primal
 
 
-def _blocks(
-    problem: Problem, prior: SplittablePrior
-) -> tuple[list[tuple[LinearOperator | None, Proximal]], Proximal | None]:
-    """The dual blocks, the likelihood first, and the term that is taken in x."""
-    operator, noise = problem.operator, problem.noise
-    if not isinstance(operator, LinearOperator) or not isinstance(noise, ProximalNoise):
-        raise TypeError(
-            "PDHG needs a LinearOperator and a noise model with a prox, got "
-            f"{type(operator).__name__} and {type(noise).__name__}; FISTA and GradientDescent take any"
-        )
-    terms = list(terms_of(prior, "PDHG"))
-    first = next((i for i, (k, _) in enumerate(terms) if k is None), None)
-    constraint = None if first is None else terms.pop(first)[1]
-    return [(operator, _Likelihood(noise, problem.y)), *terms], constraint
+def _sum(parts: list[Tensor], like: Tensor) -> Tensor:
+    return sum(parts[1:], start=parts[0]) if parts else torch.zeros_like(like)
 
 
-def _dual_step(state: PrimalDualState, scale: Tensor) -> Tensor:
-    """sigma_i with tau * largest eigenvalue of sum_i sigma_i K_i^H K_i just below 1, (B,)."""
-    return 0.999 * scale / (state.tau * state.bound)
+def _balanced(old: PrimalDualState, new: PrimalDualState, tau: Tensor) -> PrimalDualState:
+    """The new state with the ratio moved towards equal residuals."""
+    off = (old.x - new.x) / expand(tau, new.x) - (old.pull - new.pull)
+    # an explicit gradient bounds tau whatever the ratio: what the ratio does not govern must not drive it to zero
+    share = old.ratio * old.bound * tau
+    primal = share**2 * tau * inner(off, off)
+    dual = torch.zeros_like(primal)
+    parts = zip(old.scales, old.duals, new.duals, old.images, new.images, strict=True)
+    for scale, u, u_new, image, image_new in parts:
+        sigma = old.ratio * scale
+        off = (u - u_new) / expand(sigma, u) - (image - image_new)
+        dual = dual + sigma * inner(off, off)
+    ratio, agility = balanced(old.ratio, old.agility, dual, primal, decay=0.95)
+    return replace(new, ratio=ratio, agility=agility)
 
 
-def _balanced(old: PrimalDualState, new: PrimalDualState) -> PrimalDualState:
-    """The new state with tau moved towards equal relative residuals."""
-    dx, dpull = old.x - new.x, old.pull - new.pull
-    primal = norm(dx / expand(old.tau, dx) - dpull)
-    dual, image_size, dual_size = torch.zeros_like(primal), torch.zeros_like(primal), torch.zeros_like(primal)
-    for scale, u, v, image, before in zip(old.scales, old.duals, new.duals, new.images, old.images, strict=True):
-        sigma = _dual_step(old, scale)
-        dual = dual + scale * norm((u - v) / expand(sigma, u) - (before - image)).square()
-        image_size = image_size + scale * norm(image).square()
-        dual_size = dual_size + norm(v).square() / scale
-    # K^H u vanishes at a solution without constraint, so the residual is measured against its parts
-    primal = primal / _nonzero(dual_size.sqrt())
-    dual = dual.sqrt() / _nonzero(image_size.sqrt())
-    up, down = primal > 1.5 * dual, dual > 1.5 * primal
-    factor = torch.where(up, 1 / (1 - new.agility), torch.where(down, 1 - new.agility, 1))
-    agility = torch.where(up | down, 0.95 * new.agility, new.agility)
-    return PrimalDualState(new.x, new.duals, new.images, new.pull, new.scales, new.bound, new.tau * factor, agility)
+def _typical_curvature(problem: Problem, like: Tensor) -> Tensor:
+    """The scale of the misfit's second derivative along its stiffest direction, (B,).
 
-
-def _nonzero(size: Tensor) -> Tensor:
-    return torch.where(size > 0, size, 1)
+    Its Lipschitz constant for a quadratic misfit; else |A|^2 times the curvature of the likelihood, by a finite
+    difference at half the typical clean measurement that explains y.
+    """
+    if problem.is_quadratic:
+        return curvature(problem, like)
+    operator, noise, y = problem.operator, problem.noise, problem.y
+    assert isinstance(operator, LinearOperator)
+    assert isinstance(noise, ProximalNoise)
+    typical = noise.prox(torch.zeros_like(y), y, 1e12).abs().flatten(1).mean(1)
+    unit = expand(torch.where(typical > 0, typical, 1), y) * torch.ones_like(y)
+    slope = problem.noise.nll_gradient(0.55 * unit, y) - problem.noise.nll_gradient(0.45 * unit, y)
+    found = inner(slope, unit) / (0.1 * inner(unit, unit))
+    square = largest_eigenvalue(operator.normal, like)
+    return square * torch.where((found > 0) & found.isfinite(), found, 1)

@@ -1,13 +1,16 @@
-"""What PDHG and ADMM share: how a prior falls into terms h_i(L_i x)."""
+"""What PDHG and ADMM share: how a prior falls into terms h_i(L_i x), and how their residuals are balanced."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from invreg.interfaces import LinearOperator, Proximal, Splitting
 
 Terms = tuple[tuple[LinearOperator | None, Proximal], ...]
 SplittablePrior = Splitting | Proximal | None
+BAND = 1.5**2
+"""Ratio of squared residuals that is left alone."""
 
 
 def terms_of(prior: SplittablePrior, algorithm: str) -> Terms:
@@ -41,3 +44,19 @@ def apply_adjoint(operator: LinearOperator | None, u: Tensor) -> Tensor:
 def apply_normal(operator: LinearOperator | None, x: Tensor) -> Tensor:
     """L^H L x, where None is the identity."""
     return x if operator is None else operator.normal(x)
+
+
+def balanced(penalty: Tensor, agility: Tensor, primal: Tensor, dual: Tensor, *, decay: float) -> tuple[Tensor, Tensor]:
+    """A penalty moved towards equal residuals, by factors that fade, and what is left of its agility; (B,) each.
+
+    Args:
+        penalty: the larger, the smaller the primal residual becomes.
+        agility: by what fraction the penalty may change, between 0 and 1.
+        primal, dual: squared residuals in the unit of the objective, so that the scale of the data does not matter.
+        decay: < 1, by which every change lessens the agility: the changes are summable, so convergence is kept.
+
+    Source: Goldstein, Li and Yuan 2015, "Adaptive primal-dual splitting methods", Alg. 1.
+    """
+    up, down = primal > BAND * dual, dual > BAND * primal
+    factor = torch.where(up, 1 / (1 - agility), torch.where(down, 1 - agility, 1))
+    return penalty * factor, torch.where(up | down, decay * agility, agility)

@@ -47,7 +47,8 @@ class Commands(TyperGroup):
 
 
 def _complain(text: str, code: int, words: Sequence[str]) -> int:
-    notes().print(f"[red]error:[/red] {_plain(text)}", soft_wrap=True)
+    if text:  # without arguments the help was shown
+        notes().print(f"[red]error:[/red] {_plain(text)}", soft_wrap=True)
     if "--json" in words:
         say_json({"error": text, "exit code": code})
     return code

@@ -18,6 +18,7 @@ from invreg.interfaces import LinearOperator, Proximal, Regularizer
 from invreg.io.records import Image
 from invreg.linalg import norm
 from invreg.noise import Gaussian
+from invreg.operators import FanBeam, ParallelBeam
 from invreg.problem import Problem
 from invreg.random import draw
 from invreg.regularizers import Box, NonNegative, SumOfTerms, Tikhonov
@@ -104,7 +105,12 @@ class Plan:
             "scale",
             "units",
         )
-        return [f"{key}: {self.settings[key]}" for key in shown if self.settings.get(key) is not None]
+        values = ((key, self.settings.get(key)) for key in shown)
+        return [
+            f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}"
+            for key, value in values
+            if value is not None
+        ]
 
     def solve(self, index: int, stop: Event, tick: Callable[[int], None]) -> Reconstruction | None:
         """A slice in scaled units, or None if `stop` was set before its first iteration.
@@ -135,7 +141,11 @@ class Plan:
 
     def _directly(self, index: int) -> Reconstruction:
         operator, y = self.scan.operator(index), self.scan.y(index)
-        x = operator.adjoint(y) if self.algorithm == "adjoint" else filtered_backprojection(operator, y)
+        if self.algorithm == "adjoint":
+            x = operator.adjoint(y)
+        else:
+            assert isinstance(operator, ParallelBeam | FanBeam)  # make_plan saw to it
+            x = filtered_backprojection(operator, y)
         none = torch.zeros(0, x.shape[0])
         history = History(none, torch.zeros(0, dtype=torch.int64), none, none)
         return Reconstruction(x, history, (Status.CONVERGED,) * x.shape[0], {"algorithm": self.algorithm}, 0.0)
@@ -161,6 +171,9 @@ def make_plan(scan: Scan, level: NoiseLevel, wishes: Wishes) -> Plan:
         spec = config.parse(wishes.algorithm or "")
         if spec.options or wishes.prior not in (None, "none") or wishes.weight is not None:
             raise ValueError(f"{name} takes no options, prior or weight; leave them away")
+        operator = scan.operator(reference_slice(scan))
+        if name == "fbp" and not isinstance(operator, ParallelBeam | FanBeam):
+            raise ValueError(f"fbp goes with parallel-beam and fan-beam, got {type(operator).__name__}; try adjoint")
         settings |= {"prior": "none", "algorithm": name}
         return Plan(scan, None, str(name), level, settings)
     text = wishes.prior or ("none" if name in ("cg", "sirt") and wishes.weight is None else scan.prior)
@@ -199,6 +212,10 @@ def _weighted(
             raise ValueError(f"prior {text} {reason}; leave --weight {wishes.weight} away")
         return scan_prior(text, None, scan), {"prior": text, "weight": spec.options.get("weight")}
     index = reference_slice(scan)
+    if wishes.weight not in (None, "auto"):
+        value, why = _number(str(wishes.weight)), "given"
+    else:
+        value, why = _usual_weight(spec.name, scan, index, level, wishes.seed)
     if wishes.weight == "auto":
         value, why = automatic_weight(
             wishes.rule,
@@ -207,11 +224,9 @@ def _weighted(
             level,
             lambda weight: scan_prior(text, weight, scan),
             algorithm,
+            value,
+            scan.start(index),
         )
-    elif wishes.weight is not None:
-        value, why = _number(wishes.weight), "given"
-    else:
-        value, why = _usual_weight(spec.name, scan, index, level, wishes.seed)
     return scan_prior(text, value, scan), {
         "prior": text,
         "weight": value,

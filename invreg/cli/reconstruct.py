@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from torch import Tensor
 
 from invreg.algorithms.loop import Reconstruction, Status
@@ -17,9 +18,16 @@ from invreg.cli.imaging import Imaging
 from invreg.cli.mri import MRI
 from invreg.cli.noise_level import noise_level
 from invreg.cli.pipeline import Plan, Scan, make_plan
-from invreg.cli.report import InterruptedRunError, noticing_interrupts, progress_bar, versions, write_text
+from invreg.cli.report import (
+    InterruptedRunError,
+    noticing_interrupts,
+    progress_bar,
+    versions,
+    warnings_as_remarks,
+    write_text,
+)
 from invreg.cli.workfolder import WorkFolder, digest, key_of
-from invreg.io import Image, KSpace, Record, Sinogram, read, write
+from invreg.io import Image, KSpace, Record, Sinogram, formats, read, write
 from invreg.io.files import require_vacant
 from invreg.operators import MaskedFourier, Sense, SoftSense
 
@@ -81,25 +89,25 @@ def run_request(request: Request, *, force: bool, quiet: bool, console: Console)
     sidecar = request.output.with_name(request.output.name.rstrip("/") + ".json")
     for path in (request.output, sidecar):
         _require_free(path, force)
+    _require_writable(request.output)
     device = pick_device(request.device)
-    record = read(request.input, request.format)
-    level = noise_level(record, request.sigma)
-    scan = make_scan(record, request, device)
-    plan = make_plan(scan, level, request)
-    for line in plan.lines():
-        console.print(line)
-    settings = _settings(request) | {"plan": plan.settings}
-    folder = WorkFolder(request.output, key_of(settings | {"input": digest(request.input), "versions": versions()}))
-    with noticing_interrupts() as stop:
-        results, reached = _solve_all(plan, folder, stop, quiet, console)
-        interrupted = (stop.is_set() and reached < scan.count) or any(Status.INTERRUPTED in r.status for r in results)
-        if not results:
-            raise InterruptedRunError("interrupted before the first image; nothing was written")
-        about = settings | _account(plan, results, scan.count, interrupted, time.perf_counter() - start)
-        write_both(request.output, scan.image(_stacked(results, scan)), sidecar, about, force)
-    if interrupted:
+    with warnings_as_remarks(console):
+        record = read(request.input, request.format)
+        level = noise_level(record, request.sigma)
+        scan = make_scan(record, request, device)
+        plan = make_plan(scan, level, request)
+        for line in plan.lines():
+            console.print(escape(line))
+        settings = _settings(request) | {"plan": plan.settings}
+        folder = WorkFolder(request.output, key_of(settings | {"input": digest(request.input), "versions": versions()}))
+        with noticing_interrupts() as stop:
+            results = _solve_all(plan, folder, stop, quiet, console)
+            finished = sum(Status.INTERRUPTED not in one.status for one in results)
+            about = settings | _account(results, scan.count, finished, time.perf_counter() - start)
+            write_both(request.output, scan.image(_stacked(results, scan)), sidecar, about, force)
+    if finished < scan.count:
         raise InterruptedRunError(
-            f"interrupted after {reached} of {scan.count} slices; the best so far is in {request.output}, "
+            f"interrupted after {finished} of {scan.count} slices; the best so far is in {request.output}, "
             "run the same again with --force to go on"
         )
     folder.remove()
@@ -158,37 +166,36 @@ def _read_maps(path: Path | None, record: KSpace) -> Tensor | None:
     return found.data if found.data.ndim == record.data.ndim else found.data[None]
 
 
-def _solve_all(
-    plan: Plan, folder: WorkFolder, stop: Event, quiet: bool, console: Console
-) -> tuple[list[Reconstruction], int]:
-    """Reconstructions of slices in order, finished ones from the folder, and how many are finished."""
+def _solve_all(plan: Plan, folder: WorkFolder, stop: Event, quiet: bool, console: Console) -> list[Reconstruction]:
+    """Reconstructions of the slices in order, as far as the user let it come; finished ones go through the folder."""
     results: list[Reconstruction] = []
-    count = plan.scan.count
+    count, iterations = plan.scan.count, plan.iterations
     with progress_bar(quiet) as bar:
-        task = bar.add_task("reconstructing", total=count * plan.iterations)
+        task = bar.add_task("reconstructing", total=count * iterations)
         for index in range(count):
-            if stop.is_set():
-                return results, index
+            done = index * iterations
             known = folder.load(index)
-            if known is not None:
-                results.append(known)
-                bar.update(task, completed=(index + 1) * plan.iterations)
-                continue
-            bar.update(task, description=f"slice {index + 1} of {count}" if count > 1 else "reconstructing")
-            result = plan.solve(index, stop, lambda k, i=index: bar.update(task, completed=i * plan.iterations + k))  # type: ignore[misc]
-            if result is None:
-                return results, index
-            results.append(result)
-            if Status.NOT_FINITE in result.status:
-                raise RuntimeError(
-                    f"slice {index}: NaN or Inf after {result.iterations} iterations; "
-                    "use a smaller step size or another algorithm, or look at the data"
-                )
-            if Status.INTERRUPTED in result.status:
-                return results, index
-            folder.store(index, result)
-            bar.update(task, completed=(index + 1) * plan.iterations)
-    return results, count
+            if known is None and not stop.is_set():
+                bar.update(task, completed=done, description=f"slice {index + 1} of {count}")
+                known = plan.solve(index, stop, lambda k, done=done: bar.update(task, completed=done + k))  # type: ignore[misc]
+                if known is not None and Status.NOT_FINITE in known.status:
+                    raise RuntimeError(
+                        f"slice {index}: NaN or Inf after {known.iterations} iterations; "
+                        "use a smaller step size or another algorithm, or look at the data"
+                    )
+                if known is not None and Status.INTERRUPTED not in known.status:
+                    folder.store(index, known)
+            if known is None:
+                break
+            results.append(known)
+            if Status.INTERRUPTED in known.status:
+                break
+    if not results:
+        folder.remove()
+        raise InterruptedRunError("interrupted before the first image; nothing was written")
+    if len(results) < count:
+        console.print(f"slices {len(results)} to {count - 1} were not reached and are 0", style="yellow")
+    return results
 
 
 def _stacked(results: list[Reconstruction], scan: Scan) -> Tensor:
@@ -198,9 +205,7 @@ def _stacked(results: list[Reconstruction], scan: Scan) -> Tensor:
     return x if not missing else torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
 
 
-def _account(
-    plan: Plan, results: list[Reconstruction], count: int, interrupted: bool, seconds: float
-) -> dict[str, Any]:
+def _account(results: list[Reconstruction], count: int, finished: int, seconds: float) -> dict[str, Any]:
     slices = [
         {
             "status": one.status[0].value,
@@ -215,7 +220,7 @@ def _account(
     ]
     slices += [{"status": "not reached"}] * (count - len(results))
     return {
-        "status": "interrupted" if interrupted else "finished",
+        "status": "finished" if finished == count else "interrupted",
         "seconds": round(seconds, 3),
         "versions": versions(),
         "algorithm settings": results[0].settings,
@@ -250,6 +255,17 @@ def _writable(output: Path, image: Image) -> Image:
     name = output.name.lower()
     holds_complex = name.endswith((".npz", ".npy", ".cfl", ".hdr", ".h5", ".hdf5"))
     return image if holds_complex else image.abs()
+
+
+def _require_writable(path: Path) -> None:
+    """Refuse a format before the work, not after it."""
+    name = path.name.lower()
+    known = {suffix: one for one in formats() for suffix in one.suffixes}
+    found = [one for suffix, one in known.items() if name.endswith(suffix)]
+    if any(one.writes and "Image" in one.holds for one in found) or (not path.suffix and path.is_dir()):
+        return
+    can = sorted(suffix for suffix, one in known.items() if one.writes and "Image" in one.holds)
+    raise ValueError(f"{path}: cannot be written as an image; name it with one of {', '.join(can)}")
 
 
 def _require_free(path: Path, force: bool) -> None:

@@ -11,6 +11,9 @@ from invreg.cli.noise_level import NoiseLevel, mean_level
 from invreg.noise import Gaussian
 from invreg.problem import Problem
 
+SPAN = 50.0
+"""Weights are sought from the usual one over this to the usual one times this."""
+
 
 def automatic_weight(
     rule: str,
@@ -19,6 +22,8 @@ def automatic_weight(
     level: NoiseLevel,
     make_prior: Callable[[float], Any],
     algorithm: Algorithm[Any, Any],
+    usual: float,
+    start: Tensor | None,
 ) -> tuple[float, str]:
     """A weight for |A x - y|^2 / 2 by a rule of `config.RULES`, and how it came about in words.
 
@@ -29,6 +34,8 @@ def automatic_weight(
         level: where that comes from.
         make_prior: weight -> prior.
         algorithm: solves.
+        usual: the weight to search around.
+        start: first image.
 
     Raises:
         ValueError: no noise level, an unknown rule, or one that finds no weight.
@@ -41,7 +48,8 @@ def automatic_weight(
     # with the noise level in the likelihood a weight w belongs to |A x - y|^2 / (2 sigma^2); the command line states
     # weights for |A x - y|^2 / 2, which are sigma^2 times as large
     whitened = Problem(problem.operator, problem.y, Gaussian(sigma))
-    found = choose_weight(whitened, make_prior, algorithm, chosen)
+    middle = usual / number**2
+    found = choose_weight(whitened, make_prior, algorithm, chosen, bracket=(middle / SPAN, middle * SPAN), x0=start)
     tried = f"{len(found.weights)} reconstructions"
     doubt = "" if found.interior else "; at the end of the search, look at the image"
     return found.weight * number**2, f"by {rule} with {tried}{doubt}"

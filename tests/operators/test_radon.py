@@ -128,12 +128,13 @@ class Largest(TorchDispatchMode):
         return out
 
 
+@pytest.mark.slow  # loads the compiler front end
 def test_memory_does_not_grow_with_pixels_times_angles(monkeypatch: pytest.MonkeyPatch) -> None:
     n, views, allowed = 32, 150, 2**14
     operator = ParallelBeam((n, n), half_turn(views), n, compile=False)
     assert sum(buffer.numel() for buffer in operator.buffers()) <= 4 * views
     monkeypatch.setattr(joseph, "EAGER_ELEMENTS", allowed)
-    with Largest() as largest:  # type: ignore[no-untyped-call]
+    with Largest() as largest:
         operator.adjoint(operator(torch.ones(1, n, n)))
     assert largest.elements <= allowed < n * n * views / 8
 
