@@ -30,9 +30,7 @@ def main(quick: bool = False) -> dict[str, float]:
         scores[name] = float(psnr(choice.reconstruction.x, truth))
         print(f"{name:12s} weight {choice.weight:8.2f}   {scores[name]:.2f} dB")
     candidates = [10.0 ** (k / 4) for k in range(-2, 11)]
-    scores["hindsight"] = max(
-        float(psnr(algorithm.solve(problem, WaveletL1(wavelet, w)).x, truth)) for w in candidates
-    )
+    scores["hindsight"] = max(float(psnr(algorithm.solve(problem, WaveletL1(wavelet, w)).x, truth)) for w in candidates)
     print(f"{'hindsight':12s} {'':15s}   {scores['hindsight']:.2f} dB")
     return scores
 

@@ -358,7 +358,8 @@ def largest_eigenvalue(
         like: a signal, (B, *signal), for shape, dtype and device; its values are not used.
         iterations: Lanczos steps at most.
         rtol: stop once the bounds from below and above are this close.
-        generator: source of the random start; default a fixed seed, so that a run repeats itself.
+        generator: source of the random start; default a fixed seed and the same start for all samples, so that a run
+            repeats itself and no sample's result depends on the others.
 
     Source: Parlett 1998, "The Symmetric Eigenvalue Problem", chapter 13.
     """
@@ -368,9 +369,13 @@ def largest_eigenvalue(
     real = like.dtype.to_real() if like.is_complex() else like.dtype
     tiny = 10 * torch.finfo(real).eps
     with torch.no_grad():
-        v, _ = _normalised(draw(like, torch.Generator().manual_seed(0) if generator is None else generator))
+        if generator is None:
+            v, _ = _normalised(draw(like[:1], torch.Generator().manual_seed(0)).expand_as(like))
+        else:
+            v, _ = _normalised(draw(like, generator))
         previous, beta = torch.zeros_like(v), torch.zeros_like(v.real).flatten(1).sum(1)
         diagonal, off_diagonal = list[Tensor](), list[Tensor]()
+        found, done = beta.double(), torch.zeros_like(beta, dtype=torch.bool)
         for _ in range(iterations):
             w = apply(v)
             w = w.real if w.is_complex() and not v.is_complex() else w  # as real signals see it
@@ -383,9 +388,11 @@ def largest_eigenvalue(
             v, beta = torch.where(expand(exhausted, v), 0, v), torch.where(exhausted, 0, beta)
             off_diagonal.append(beta.double())
             residual = off_diagonal[-1] * last.abs()
-            if bool((residual <= rtol * largest).all()):
+            found = torch.where(done, found, largest + residual)
+            done = done | (residual <= rtol * largest)
+            if bool(done.all()):
                 break
-    return ((largest + residual).clamp_min(0) * (1 + 2 * tiny)).to(real)
+    return (found.clamp_min(0) * (1 + 2 * tiny)).to(real)
 
 
 def _largest_ritz(diagonal: list[Tensor], off_diagonal: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -76,11 +76,13 @@ def _hessian(problem: Problem, prior: Regularizer[Tensor] | None, x: Tensor) -> 
 
 
 def _is_quadratic(prior: object, like: Tensor) -> bool:
-    """Whether the gradient of R is linear, told from one random image."""
+    """Whether R is finite and its gradient linear, told from one random image; a constraint's gradient is zero."""
     if not isinstance(prior, Regularizer):
         return False
     x = draw(like, torch.Generator().manual_seed(0))
-    once, thrice = value_and_gradient(prior, x)[1], value_and_gradient(prior, -3 * x)[1]
+    (value, once), (greater, thrice) = value_and_gradient(prior, x), value_and_gradient(prior, -3 * x)
+    if not bool((value + greater).isfinite().all()):
+        return False
     return torch.allclose(thrice, -3 * once, rtol=1e-3, atol=1e-3 * float(once.abs().max()))
 
 

@@ -142,7 +142,7 @@ class Reconstruction:
         path = Path(path)
         if path.suffix != ".safetensors":
             raise ValueError(f"path must end in .safetensors, got {path}")
-        x = self.x.detach().cpu()
+        x = self.x.detach().cpu().resolve_conj()
         tensors = {"x": torch.view_as_real(x).contiguous() if x.is_complex() else x.contiguous()}
         for field in dataclasses.fields(self.history):
             tensors[field.name] = getattr(self.history, field.name).detach().cpu().contiguous()
@@ -256,13 +256,15 @@ class Run(Generic[P, S], Iterator[S]):
         )
 
     def _status(self, change: Tensor) -> tuple[Status, ...]:
-        finite = torch.isfinite(self.state.x.detach().flatten(1)).all(1).tolist()
+        finite = torch.isfinite(self.state.x.detach().flatten(1)).all(1)
+        if len(change):  # an image so large that its norm overflows has diverged, too
+            finite = finite & change[-1].isfinite()
         last = change[-1].tolist() if len(change) else [float("inf")] * len(finite)
         over = self.iteration >= self.algorithm.iterations
         rest = Status.ITERATION_LIMIT if over or self._finished else Status.INTERRUPTED
         return tuple(
             Status.NOT_FINITE if not good else Status.CONVERGED if small <= self.algorithm.rtol else rest
-            for good, small in zip(finite, last, strict=True)
+            for good, small in zip(finite.tolist(), last, strict=True)
         )
 
 
@@ -382,5 +384,6 @@ def _name(thing: object) -> str:
     sigma = getattr(thing, "sigma", None)
     for label, value in (("weight", weight), ("sigma", sigma)):
         if value is not None and (not isinstance(value, Tensor) or value.ndim == 0):
-            return f"{type(thing).__name__}({label}={float(value):g})"
+            number = float(value.detach() if isinstance(value, Tensor) else value)
+            return f"{type(thing).__name__}({label}={number:g})"
     return "none" if thing is None else type(thing).__name__

@@ -94,11 +94,11 @@ def test_the_image_scales_with_the_data(scale: float) -> None:
 
 def test_what_it_cannot_do_is_named() -> None:
     p = problem()
-    with pytest.raises(ValueError, match="rho must be > 0"):
+    with pytest.raises(ValueError, match="rho must be finite and > 0"):
         ADMM(rho=0.0)
     with pytest.raises(ValueError, match="relaxation must be < 2, got 2.0"):
         ADMM(relaxation=2.0)
-    with pytest.raises(ValueError, match="relaxation must be > 0"):
+    with pytest.raises(ValueError, match="relaxation must be finite and > 0"):
         ADMM(relaxation=0.0)
     with pytest.raises(ValueError, match="inner_iterations must be"):
         ADMM(inner_iterations=0)

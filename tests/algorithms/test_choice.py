@@ -86,7 +86,9 @@ def test_discrepancy_finds_the_known_root() -> None:
     choice = choose_weight(p, Tikhonov, Exact(), Discrepancy(evaluations=40, rtol=1e-6), bracket=(1e-3, 1e5))
     assert choice.weight == pytest.approx(low, rel=1e-3)
     assert choice.interior
-    torch.testing.assert_close(2 * p.misfit(choice.reconstruction.x), torch.full((1,), float(N)).double(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        2 * p.misfit(choice.reconstruction.x), torch.full((1,), float(N)).double(), rtol=1e-5, atol=0
+    )
     for weight, score in zip(choice.weights.tolist(), choice.scores.tolist(), strict=True):
         assert score == pytest.approx(chi_square(p.y, weight) / N, rel=1e-6)
 
@@ -207,7 +209,10 @@ def test_complex_data_count_twice_in_sure() -> None:
     p = Problem(MatrixSensing(matrix), noise(1, 40, dtype=torch.complex128, seed=1))
     choice = choose_weight(p, Tikhonov, Exact(), SURE(), bracket=(1e-2, 1e4))
     values = torch.linalg.svdvals(matrix)
-    for weight, score, in zip(choice.weights.tolist(), choice.scores.tolist(), strict=True):
+    for (
+        weight,
+        score,
+    ) in zip(choice.weights.tolist(), choice.scores.tolist(), strict=True):
         h = values**2 / (values**2 + weight)
         x = Exact().solve(p, Tikhonov(weight)).x
         exact = (2 * float(p.misfit(x)) - 80 + 4 * float(h.sum())) / 80
@@ -245,12 +250,14 @@ def test_what_it_cannot_do_is_named() -> None:
     counts = Problem(p.operator, p.y.abs(), Poisson())
     for rule in (Discrepancy(), SURE(), GCV(), LCurve()):
         name = type(rule).__name__
-        with pytest.raises(TypeError, match=f"{name} needs a LinearOperator and Gaussian noise, got MatrixSensing and P"):
+        with pytest.raises(
+            TypeError, match=f"{name} needs a LinearOperator and Gaussian noise, got MatrixSensing and P"
+        ):
             choose_weight(counts, Tikhonov, Exact(), rule)
         for bracket in ((2.0, 1.0), (1.0, 1.0)):
             with pytest.raises(ValueError, match="bracket must be .* least < greatest"):
                 choose_weight(p, Tikhonov, Exact(), rule, bracket=bracket)
-        with pytest.raises(ValueError, match=r"bracket\[0\] must be > 0"):
+        with pytest.raises(ValueError, match=r"bracket\[0\] must be finite and > 0"):
             choose_weight(p, Tikhonov, Exact(), rule, bracket=(0.0, 1.0))
         with pytest.raises(TypeError, match="bracket must be given for PlugAndPlay"):
             choose_weight(p, lambda w: PlugAndPlay(Same(), w), ADMM(iterations=2), rule)
@@ -267,13 +274,13 @@ def test_wrong_options_are_named() -> None:
             kind(grid=2)
         with pytest.raises(ValueError, match="refinements must be"):
             kind(refinements=-1)
-        with pytest.raises(ValueError, match="probe must be > 0"):
+        with pytest.raises(ValueError, match="probe must be finite and > 0"):
             kind(probe=0.0)
     with pytest.raises(ValueError, match="grid must be"):
         LCurve(grid=7)
-    with pytest.raises(ValueError, match="tau must be > 0"):
+    with pytest.raises(ValueError, match="tau must be finite and > 0"):
         Discrepancy(tau=0.0)
     with pytest.raises(ValueError, match="evaluations must be"):
         Discrepancy(evaluations=2)
-    with pytest.raises(ValueError, match="rtol must be > 0"):
+    with pytest.raises(ValueError, match="rtol must be finite and > 0"):
         Discrepancy(rtol=0.0)

@@ -96,5 +96,7 @@ def test_a_sum_of_quadratics_is_quadratic() -> None:
 
 def test_other_noise_is_refused() -> None:
     operator = MatrixSensing(noise(10, 4).abs())
-    with pytest.raises(TypeError, match="ConjugateGradient needs a LinearOperator and Gaussian noise, got Matr.*Poisson"):
+    with pytest.raises(
+        TypeError, match="ConjugateGradient needs a LinearOperator and Gaussian noise, got Matr.*Poisson"
+    ):
         ConjugateGradient().solve(Problem(operator, torch.ones(1, 10).double(), Poisson()), None)

@@ -80,9 +80,9 @@ def test_poisson_noise_is_descended() -> None:
 def test_wrong_options_and_priors_are_named() -> None:
     with pytest.raises(ValueError, match="momentum must be < 1, got 1.0"):
         GradientDescent(momentum=1.0)
-    with pytest.raises(ValueError, match="momentum must be >= 0"):
+    with pytest.raises(ValueError, match="momentum must be finite and >= 0"):
         GradientDescent(momentum=-0.1)
-    with pytest.raises(ValueError, match="step_size must be > 0"):
+    with pytest.raises(ValueError, match="step_size must be finite and > 0"):
         GradientDescent(step_size=-1.0)
     with pytest.raises(ValueError, match="trials must be"):
         GradientDescent(trials=0)

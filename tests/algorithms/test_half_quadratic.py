@@ -30,8 +30,11 @@ def test_denoising_approaches_soft_thresholding_as_the_coupling_grows(sigma: flo
     problem, prior = Problem(MatrixSensing(torch.eye(50).double()), y, Gaussian(sigma)), L1(0.5 / sigma**2)
     exact = y.sign() * (y.abs() - 0.5).clamp_min(0)
     errors = [
-        float((HQS(iterations=n, last=last, rtol=0.0).solve(problem, prior).x - exact).norm() / exact.norm())
-        for n, last in ((30, 10.0), (300, 100.0), (3000, 1000.0))
+        float(
+            (HQS(iterations=n, last=last, inner_iterations=1, rtol=0.0).solve(problem, prior).x - exact).norm()
+            / exact.norm()
+        )
+        for n, last in ((30, 10.0), (150, 100.0), (750, 1000.0))
     ]
     assert errors[0] < 0.1
     assert errors[1] < errors[0] / 3
@@ -42,7 +45,7 @@ def test_an_invertible_operator_approaches_the_lasso_solution() -> None:
     u, v = torch.linalg.qr(noise(20, 20))[0], torch.linalg.qr(noise(20, 20, seed=1))[0]
     problem = Problem(MatrixSensing(u * torch.logspace(0, -0.5, 20).double() @ v), noise(1, 20, seed=2))
     peer = FISTA(iterations=2000, rtol=0.0).solve(problem, L1(0.1)).x
-    x = HQS(iterations=1000, last=100.0, rtol=0.0).solve(problem, L1(0.1)).x
+    x = HQS(iterations=300, last=100.0, rtol=0.0).solve(problem, L1(0.1)).x
     assert float((x - peer).norm() / peer.norm()) < 0.02
 
 
@@ -75,7 +78,7 @@ def test_what_it_cannot_do_is_named() -> None:
     problem = Problem(MatrixSensing(torch.eye(3).double()), noise(1, 3).abs())
     with pytest.raises(ValueError, match="last must be >= first = 0.1, got 0.01"):
         HQS(first=0.1, last=0.01)
-    with pytest.raises(ValueError, match="first must be > 0"):
+    with pytest.raises(ValueError, match="first must be finite and > 0"):
         HQS(first=0.0)
     with pytest.raises(ValueError, match="inner_iterations must be"):
         HQS(inner_iterations=0)

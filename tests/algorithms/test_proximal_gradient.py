@@ -151,7 +151,7 @@ def test_wrong_options_are_named() -> None:
     with pytest.raises(ValueError, match="a must be > 2"):
         FISTA(a=2.0)
     for kind in (FISTA, ProximalGradient):
-        with pytest.raises(ValueError, match="step_size must be > 0"):
+        with pytest.raises(ValueError, match="step_size must be finite and > 0"):
             kind(step_size=0.0)
         with pytest.raises(ValueError, match="step_size must be"):
             kind(step_size=math.nan)
