@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import inspect
 import itertools
 import math
 import os
@@ -293,7 +294,9 @@ def _compiled(kernel: Kernel) -> Kernel:
     options: dict[str, str | int | bool | Callable[..., Any]] = {
         key: value for key, value in wanted.items() if key in known
     }
-    return torch.compile(kernel, dynamic=True, fullgraph=True, options=options)
+    # one kernel serves all sizes, but not all ranks of batches (one or many), precisions and numbers of taps
+    limit = {"recompile_limit": 64} if "recompile_limit" in inspect.signature(torch.compile).parameters else {}
+    return functools.partial(torch.compile, **limit)(kernel, dynamic=True, fullgraph=True, options=options)
 
 
 _broken: set[str] = set()  # kernels that a compiler at hand could not compile
@@ -310,7 +313,7 @@ def run_kernel(kernel: Kernel, choice: bool | None, compiled: bool, *arguments: 
         return _compiled(kernel)(*arguments)
     try:
         return _compiled(kernel)(*arguments)
-    except RuntimeError as error:
+    except Exception as error:  # compilers fail in every way there is; a mistake of ours raises again below
         _broken.add(name)
         warnings.warn(
             f"torch.compile failed ({type(error).__name__}), so the plain projector runs, which is slower; "

@@ -22,7 +22,7 @@ from invreg.noise import Gaussian, Poisson
 from invreg.operators import MaskedFourier, MatrixSensing
 from invreg.problem import Problem
 from invreg.random import draw
-from invreg.regularizers import RED, L1, PlugAndPlay, Tikhonov
+from invreg.regularizers import L1, RED, PlugAndPlay, Tikhonov
 
 N, SIGMA = 128, 0.02
 

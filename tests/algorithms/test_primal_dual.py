@@ -8,7 +8,7 @@ from invreg.operators import Blur, MaskedFourier, MatrixSensing, gaussian_kernel
 from invreg.operators.nonlinear import PhaseRetrieval
 from invreg.problem import Problem
 from invreg.random import draw
-from invreg.regularizers import RED, L1, Box, NonNegative, SumOfTerms, Tikhonov, TotalVariation
+from invreg.regularizers import L1, RED, Box, NonNegative, SumOfTerms, Tikhonov, TotalVariation
 
 
 def noise(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
@@ -138,8 +138,8 @@ def test_no_prior_and_a_zero_operator_do_no_harm() -> None:
 
 def test_what_it_cannot_do_is_named() -> None:
     problem, _ = lasso()
-    with pytest.raises(ValueError, match="tau must be finite and > 0"):
-        PDHG(tau=0.0)
+    with pytest.raises(ValueError, match="balance must be finite and > 0"):
+        PDHG(balance=0.0)
     bent = Problem(PhaseRetrieval(problem.operator), problem.y.abs())
     with pytest.raises(
         TypeError, match="PDHG needs a LinearOperator and a noise model with a prox, got PhaseRetrieval"

@@ -1,0 +1,5 @@
+"""`python -m invreg.cli`: the same as the console script `invreg`."""
+
+from invreg.cli.app import main
+
+main()

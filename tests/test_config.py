@@ -1,0 +1,74 @@
+"""Names and options in text become objects, and what is wrong is said."""
+
+import inspect
+
+import pytest
+
+from invreg import algorithms, config, operators, regularizers
+from invreg.algorithms import FISTA
+from invreg.algorithms.loop import Algorithm
+from invreg.interfaces import Operator, Regularizer
+from invreg.regularizers import TotalVariation
+
+
+def test_options_are_read_as_numbers_booleans_tuples_and_text() -> None:
+    spec = config.parse("TV:weight=1e-3, isotropic=false,voxel_size=[1, 2.5],channel-dim=none,mode=fast")
+    assert spec.name == "tv"
+    assert spec.options == {
+        "weight": 1e-3,
+        "isotropic": False,
+        "voxel_size": (1, 2.5),
+        "channel_dim": None,
+        "mode": "fast",
+    }
+
+
+@pytest.mark.parametrize("text", ["", ":weight=1", "tv:weight", "tv:weight=1,weight=2", "tv:1=2"])
+def test_malformed_text_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="wanted|once"):
+        config.parse(text)
+
+
+def test_unknown_names_and_options_suggest_the_nearest() -> None:
+    with pytest.raises(ValueError, match="did you mean 'wavelet'"):
+        config.choose("prior", "wavelets", config.REGULARIZERS)
+    with pytest.raises(ValueError, match="did you mean 'iterations'"):
+        config.algorithm("fista:iteration=10")
+
+
+def test_text_becomes_an_object_with_its_options() -> None:
+    algorithm = config.algorithm("fista:rtol=0,restart=false", iterations=7)
+    assert algorithm == FISTA(rtol=0, restart=False, iterations=7)
+
+
+def test_options_in_the_text_win() -> None:
+    assert config.algorithm("fista:iterations=3", iterations=7).iterations == 3
+
+
+def test_refusals_of_the_class_name_the_option() -> None:
+    with pytest.raises(ValueError, match="fista: iterations must be >= 1"):
+        config.algorithm("fista:iterations=0")
+
+
+def test_every_name_stands_for_an_exported_class() -> None:
+    for table, package, base in (
+        (config.OPERATORS, operators, Operator),
+        (config.REGULARIZERS, regularizers, Regularizer),
+        (config.ALGORITHMS, algorithms, Algorithm),
+    ):
+        for cls in table.values():
+            assert issubclass(cls, base)
+            assert cls.__name__ in package.__all__
+
+
+def test_every_algorithm_has_a_name() -> None:
+    classes = {
+        value
+        for value in vars(algorithms).values()
+        if inspect.isclass(value) and issubclass(value, Algorithm) and not inspect.isabstract(value)
+    }
+    assert classes == set(config.ALGORITHMS.values())
+
+
+def test_total_variation_is_called_tv() -> None:
+    assert config.REGULARIZERS["tv"] is TotalVariation
