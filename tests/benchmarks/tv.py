@@ -230,8 +230,7 @@ def fewest(reached: Callable[[int], bool], limit: int) -> int | None:
 
 def minimum(case: Case, iterations: int) -> float:
     """The objective that a long run in double precision reaches."""
-    algorithm = PDHG(iterations=iterations, rtol=0, check_every=iterations, adaptive=False)
-    return case.objective(algorithm.solve(double(case.problem), case.prior).x)
+    return case.objective(by_pdhg(double(case.problem), case.prior, iterations))
 
 
 def rows_of(name: str, size: int, repeats: int, limit: int, memory: bool) -> list[Row]:
