@@ -28,8 +28,8 @@ class ADMMState:
     """Where ADMM is.
 
     Args:
-        x: the image, (B, *signal): the split variable of a term without operator, so that it obeys constraints, else
-            the solution of the linear system.
+        x: the image, (B, *signal): the split variable of the first term without operator, so that it obeys that term
+            if it is a constraint, else the solution of the linear system.
         solution: the solution of the last linear system, (B, *signal).
         splits: z_i, one for each term, shaped as L_i x.
         duals: u_i, scaled by rho, shaped as L_i x.
@@ -48,6 +48,9 @@ class ADMMState:
 @dataclass(frozen=True, kw_only=True)
 class ADMM(Algorithm[SplittablePrior, ADMMState]):
     """Splits h_i(z_i) with z_i = L_i x off a quadratic misfit; plug-and-play where a term's prox is a denoiser.
+
+    Put a constraint in front of other terms without operator: the image obeys the first of them, the others in the
+    limit only.
 
     Args:
         rho: penalty, > 0; default |A|^2 / sigma^2 over |sum_i L_i^H L_i| of each sample.

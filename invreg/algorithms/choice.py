@@ -48,7 +48,8 @@ class SURE:
     """The weight of least predicted risk E |A x - A x_true|^2, estimated without bias by Stein's lemma.
 
     Needs the right sigma in the problem's noise. The divergence is one random probe, by a finite difference along it;
-    the same probe for all weights, so that the curve is smooth.
+    the same probe for all weights, so that the curve is smooth. Its square length is the number of measurements, so
+    that a fit that keeps all of the data has that divergence exactly.
 
     Args:
         grid: weights on the first, logarithmic grid, >= 3.
@@ -257,6 +258,7 @@ def _risk(search: _Search, rule: SURE | GCV) -> Callable[[float], float]:
     mask = operator.sampled()
     probe = draw(problem.y, torch.Generator().manual_seed(rule.seed))
     probe = probe if mask is None else probe * mask
+    probe = probe * (count / inner(probe, probe).sum()).sqrt()
     if isinstance(rule, SURE):
         move = rule.probe * probe * noise.sigma
         length = rule.probe

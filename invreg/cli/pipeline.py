@@ -177,7 +177,7 @@ def make_plan(scan: Scan, level: NoiseLevel, wishes: Wishes) -> Plan:
         settings |= {"prior": "none", "algorithm": name}
         return Plan(scan, None, str(name), level, settings)
     text = wishes.prior or ("none" if name in ("cg", "sirt") and wishes.weight is None else scan.prior)
-    iterations = wishes.iterations or (None if wishes.algorithm else scan.iterations)
+    iterations = scan.iterations if wishes.iterations is None and not wishes.algorithm else wishes.iterations
     algorithm = config.algorithm(wishes.algorithm or _usual(text, scan), iterations)
     settings |= {"algorithm": _shown(algorithm)}
     if text == "none":

@@ -1,6 +1,8 @@
 """`invreg reconstruct`: a file in, an image and a sidecar of how it was made out."""
 
 import json
+import os
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ from invreg.cli.ct import CT
 from invreg.cli.imaging import Imaging
 from invreg.cli.mri import MRI
 from invreg.cli.noise_level import noise_level
-from invreg.cli.pipeline import Plan, Scan, make_plan
+from invreg.cli.pipeline import Plan, Scan, make_plan, reference_slice
 from invreg.cli.report import (
     InterruptedRunError,
     noticing_interrupts,
@@ -98,10 +100,14 @@ def run_request(request: Request, *, force: bool, quiet: bool, console: Console)
         plan = make_plan(scan, level, request)
         for line in plan.lines():
             console.print(escape(line))
+        _require_fitting(request.output, scan)
         settings = _settings(request) | {"plan": plan.settings}
         folder = WorkFolder(request.output, key_of(settings | {"input": digest(request.input), "versions": versions()}))
         with noticing_interrupts() as stop:
-            results = _solve_all(plan, folder, stop, quiet, console)
+            try:
+                results = _solve_all(plan, folder, stop, quiet, console)
+            finally:
+                folder.remove_if_empty()
             finished = sum(Status.INTERRUPTED not in one.status for one in results)
             about = settings | _account(results, scan.count, finished, time.perf_counter() - start)
             write_both(request.output, scan.image(_stacked(results, scan)), sidecar, about, force)
@@ -191,7 +197,6 @@ def _solve_all(plan: Plan, folder: WorkFolder, stop: Event, quiet: bool, console
             if Status.INTERRUPTED in known.status:
                 break
     if not results:
-        folder.remove()
         raise InterruptedRunError("interrupted before the first image; nothing was written")
     if len(results) < count:
         console.print(f"slices {len(results)} to {count - 1} were not reached and are 0", style="yellow")
@@ -266,6 +271,26 @@ def _require_writable(path: Path) -> None:
         return
     can = sorted(suffix for suffix, one in known.items() if one.writes and "Image" in one.holds)
     raise ValueError(f"{path}: cannot be written as an image; name it with one of {', '.join(can)}")
+
+
+def _require_fitting(output: Path, scan: Scan) -> None:
+    """Refuse a format that cannot hold such images before the work: write zeros of their shape elsewhere."""
+    index = reference_slice(scan)
+    shape = scan.operator(index).signal_shape
+    if shape is None:
+        return
+    zeros = torch.zeros(scan.count, *shape, dtype=scan.y(index).dtype)
+    with tempfile.TemporaryDirectory() as folder:
+        rehearsal = Path(os.path.realpath(folder)) / output.name
+        if output.is_dir():
+            rehearsal.mkdir()
+        try:
+            write(rehearsal, _writable(rehearsal, scan.image(zeros)))
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(str(error).replace(str(rehearsal), str(output))) from error
+        except OSError:  # no room there tells nothing about the room where the image will go
+            return
 
 
 def _require_free(path: Path, force: bool) -> None:

@@ -50,6 +50,11 @@ class WorkFolder:
         """Keep a finished slice."""
         result.save(self._file(index))
 
+    def remove_if_empty(self) -> None:
+        """Forget everything unless a slice is finished."""
+        if not any(self.path.glob("slice_*.safetensors")):
+            self.remove()
+
     def remove(self) -> None:
         """Forget everything."""
         if self.path.exists():

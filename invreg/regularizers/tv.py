@@ -165,7 +165,8 @@ class TotalVariation(Regularizer[Tensor]):
         At the solution q = P(v), v = q + tau grad z. Groups with |v| <= t keep grad z = 0; in the others q = t n with
         n = v / |v|. Hence dz = g - grad^H u, where u has no part along n and solves, on such fields,
         (kappa + grad grad^H) u = grad g with kappa = |grad z| / t in the second kind of groups and 0 in the first;
-        and dz/dt = -J grad^H n over the second kind.
+        and dz/dt = -J grad^H n over the second kind. (At t = 0 there is only a one-sided derivative in t; this is it
+        unless x has flat patches that would move at once.)
         """
         gradient, t = self.gradient, point.t
         tau = gradient.norm_bound**-2

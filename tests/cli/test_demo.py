@@ -1,0 +1,57 @@
+"""The demos: what they show, say and write."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from invreg.cli.figure import draw_comparison
+
+
+@pytest.mark.slow
+def test_mri_demo_improves_from_method_to_method_and_draws(invoke, tmp_path: Path) -> None:
+    figure = tmp_path / "demo.png"
+    outcome = invoke("demo", "mri", "-o", figure, "--json")
+    assert outcome.code == 0, outcome.err
+    found = outcome.json
+    assert "SIMULATED" in found["simulated"]
+    assert "not by the reconstruction's operator" in found["simulated"]
+    rows = {row["method"]: row for row in found["results"]}
+    names = list(rows)
+    assert names[0] == "zero-filling"
+    for key, sign in (("PSNR (dB)", 1), ("SSIM", 1), ("NRMSE", -1)):
+        scores = [sign * rows[name][key] for name in names]
+        assert scores == sorted(scores), key
+    assert rows[names[-1]]["PSNR (dB)"] > 35
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    refused = invoke("demo", "mri", "-o", figure)
+    assert refused.code == 2
+    assert "pass --force" in refused.err
+
+
+@pytest.mark.slow
+def test_ct_demo_shows_that_total_variation_wins(invoke, tmp_path: Path) -> None:
+    figure = tmp_path / "demo.png"
+    outcome = invoke("demo", "ct", "-o", figure, "--json")
+    assert outcome.code == 0, outcome.err
+    rows = {row["method"].split(",")[0]: row for row in outcome.json["results"]}
+    assert set(rows) == {"FBP", "SIRT", "CGLS", "TV"}
+    assert rows["TV"]["RMSE (HU)"] < 0.75 * min(rows[name]["RMSE (HU)"] for name in ("FBP", "SIRT", "CGLS"))
+    assert rows["TV"]["SSIM"] > max(rows[name]["SSIM"] for name in ("FBP", "SIRT", "CGLS")) + 0.05
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_figure_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    image = torch.rand(8, 8)
+    path = tmp_path / "a.png"
+    draw_comparison(path, "title", image, [("one", image), ("two", image + 0.1)], (0, 1), 0.1, "unit")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(FileNotFoundError):
+        draw_comparison(tmp_path / "no" / "a.png", "title", image, [("one", image)], (0, 1), 0.1, "unit")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_demo_refuses_what_it_does_not_know_before_it_works(invoke, tmp_path: Path) -> None:
+    assert "demo must be mri or ct" in invoke("demo", "pet").err
+    assert "does not exist" in invoke("demo", "mri", "-o", tmp_path / "no" / "a.png").err
+    assert "device must be auto, cpu or cuda" in invoke("demo", "mri", "-o", tmp_path / "a.png", "--device", "x").err
