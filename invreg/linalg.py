@@ -320,12 +320,7 @@ def _lsqr(
 
 
 def operator_norm(
-    operator: LinearOperator,
-    like: Tensor,
-    *,
-    iterations: int = 40,
-    rtol: float = 1e-2,
-    generator: Generator = None,
+    operator: LinearOperator, like: Tensor, *, iterations: int = 40, rtol: float = 1e-2, generator: Generator = None
 ) -> Tensor:
     """Spectral norm |A| of each sample's operator, (B,), from above: the root of `largest_eigenvalue` of A^H A.
 
@@ -340,12 +335,7 @@ def operator_norm(
 
 
 def largest_eigenvalue(
-    apply: Map,
-    like: Tensor,
-    *,
-    iterations: int = 40,
-    rtol: float = 2e-2,
-    generator: Generator = None,
+    apply: Map, like: Tensor, *, iterations: int = 40, rtol: float = 2e-2, generator: Generator = None
 ) -> Tensor:
     """Largest eigenvalue of each sample's Hermitian, positive semidefinite H, (B,), from above, by Lanczos.
 

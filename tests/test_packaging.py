@@ -144,7 +144,8 @@ import invreg, invreg.solvers
 home = pathlib.Path(invreg.__file__).parent
 print(home)
 for module in pkgutil.walk_packages(invreg.__path__, "invreg."):
-    if module.name != "invreg._deepinv":  # it imports deepinv, which its bridge does only when asked
+    # the one imports deepinv, which its bridge does only when asked; the other runs the command
+    if module.name != "invreg._deepinv" and not module.name.endswith("__main__"):
         importlib.import_module(module.name)
 for name, module in sys.modules.items():
     if name.split(".")[0] == "invreg":
