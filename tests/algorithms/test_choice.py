@@ -73,7 +73,7 @@ def chi_square(y: Tensor, weight: float) -> float:
 
 
 def least(function: Callable[[float], float], low: float = 1e-2, high: float = 1e4) -> float:
-    grid = torch.logspace(math.log10(low), math.log10(high), 2001).double().tolist()
+    grid = torch.logspace(math.log10(low), math.log10(high), 401).double().tolist()
     return min(grid, key=function)
 
 
@@ -228,14 +228,16 @@ def test_the_choice_does_not_depend_on_the_units(rule: Discrepancy) -> None:
         torch.testing.assert_close(other.reconstruction.x / scale, one.reconstruction.x, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("rule", [Discrepancy(), SURE(), GCV()])
+@pytest.mark.parametrize(
+    "rule", [Discrepancy(), pytest.param(SURE(), marks=pytest.mark.slow), pytest.param(GCV(), marks=pytest.mark.slow)]
+)
 def test_a_sparse_prior_is_weighted_sensibly(rule: Discrepancy) -> None:
     matrix, truth = noise(60, 80) / 8, noise(1, 80, seed=1) * (torch.arange(80) % 10 == 0)
     operator = MatrixSensing(matrix)
     p = Problem(operator, operator(truth) + 0.05 * noise(1, 60, seed=2), Gaussian(0.05))
-    solver = FISTA(iterations=400, rtol=1e-6)
+    solver = FISTA(iterations=200, rtol=1e-4)
     choice = choose_weight(p, L1, solver, rule)
-    errors = [float((solver.solve(p, L1(w)).x - truth).norm()) for w in torch.logspace(-1, 3, 30).tolist()]
+    errors = [float((solver.solve(p, L1(w)).x - truth).norm()) for w in torch.logspace(-1, 3, 9).tolist()]
     assert choice.interior
     assert float((choice.reconstruction.x - truth).norm()) < 2 * min(errors)
 

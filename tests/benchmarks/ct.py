@@ -4,8 +4,8 @@
 
 Single precision, one image of N x N pixels, ceil(sqrt(2) N) detectors, so that views see the whole square; deepinv is
 shown also with circle=True, which leaves the corners out and has N detectors, that is 0.7 times the rays. Times are
-warm medians taken in turns in one process with equal threads; ratios are to invreg's compiled kernels. Memory is the peak
-above a process that has run the same job before. Peers that are not installed say so.
+warm medians taken in turns in one process with equal threads; ratios are to invreg's compiled kernels. Memory is the
+peak above a process that has run the same job before. Peers that are not installed say so.
 """
 
 import argparse
