@@ -49,6 +49,7 @@ def test_own_operator_is_adjoint_and_inverted() -> None:
 
 
 def test_denoiser_of_deepinv_deblurs() -> None:
-    pytest.importorskip("deepinv", exc_type=(ImportError, RuntimeError))
     scores = load("deepinv_denoiser").main(quick=True)
+    if not scores:
+        pytest.skip("deepinv is not installed")
     assert scores["plug-and-play"] > scores["measured"]
