@@ -89,7 +89,7 @@ class Problem:
         """
         operator, noise = self._quadratic()
         if _is_scalar(noise.sigma):
-            return operator.normal(x) / noise.sigma**2
+            return operator.normal(x) * noise.sigma**-2  # dividing complex numbers takes five times as long
         return operator.adjoint(operator(x) / noise.sigma**2)
 
     def backprojection(self) -> Tensor:

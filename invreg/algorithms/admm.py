@@ -22,6 +22,9 @@ from invreg.algorithms.splitting import (
 from invreg.linalg import cg, expand, inner, largest_eigenvalue, norm
 from invreg.problem import Problem
 
+MOST_RATIO = 100
+"""Of the sizes of splits and duals, either way, beyond which rho moves no further."""
+
 
 @dataclass(frozen=True, eq=False)
 class ADMMState:
@@ -34,7 +37,7 @@ class ADMMState:
         splits: z_i, one for each term, shaped as L_i x.
         duals: u_i, scaled by rho, shaped as L_i x.
         rho: penalty of each sample, (B,).
-        agility: by what fraction rho may change next, (B,).
+        agility: how far rho may follow the residuals next, (B,).
     """
 
     x: Tensor
@@ -100,7 +103,7 @@ class ADMM(Algorithm[SplittablePrior, ADMMState]):
         terms = terms_of(annealed(prior, progress), "ADMM")
         rho = expand(state.rho, state.solution)
         solution = self._solve(problem, terms, state, rho)
-        splits, duals, images = [], [], []
+        splits, duals = [], []
         for (k, term), z, u in zip(terms, state.splits, state.duals, strict=True):
             image = apply(k, solution)
             relaxed = self.relaxation * image + (1 - self.relaxation) * z
@@ -108,10 +111,9 @@ class ADMM(Algorithm[SplittablePrior, ADMMState]):
             z = term.prox(v, 1 / expand(state.rho, v))
             splits.append(z)
             duals.append(v - z)
-            images.append(image)
         plain = next((z for (k, _), z in zip(terms, splits, strict=True) if k is None), solution)
         new = replace(state, x=plain, solution=solution, splits=tuple(splits), duals=tuple(duals))
-        return _balanced(state, new, images) if self.balance else new
+        return _balanced(state, new) if self.balance else new
 
     def _solve(self, problem: Problem, terms: Terms, state: ADMMState, rho: Tensor) -> Tensor:
         """argmin_x misfit(x) + rho / 2 sum_i |L_i x - z_i + u_i|^2."""
@@ -138,12 +140,17 @@ def _stiffness(terms: Terms, x: Tensor) -> Tensor:
     return sum((apply_normal(k, x) for k, _ in terms), start=torch.zeros_like(x))
 
 
-def _balanced(old: ADMMState, new: ADMMState, images: list[Tensor]) -> ADMMState:
-    """The new state with rho moved towards equal residuals: rho |L x - z|^2 and rho |z - z_before|^2."""
-    primal = dual = torch.zeros_like(old.rho)
-    for image, z, before in zip(images, new.splits, old.splits, strict=True):
-        miss, move = image - z, z - before
+def _balanced(old: ADMMState, new: ADMMState) -> ADMMState:
+    """The new state with rho moved towards equal residuals: rho |u - u_before|^2 and rho |z - z_before|^2."""
+    primal = dual = dual_size = split_size = torch.zeros_like(old.rho)
+    for u, u_before, z, z_before in zip(new.duals, old.duals, new.splits, old.splits, strict=True):
+        miss, move = u - u_before, z - z_before
         primal, dual = primal + inner(miss, miss), dual + inner(move, move)
-    rho, agility = balanced(old.rho, old.agility, primal, dual, decay=0.9)
+        dual_size, split_size = dual_size + inner(u, u), split_size + inner(z, z)
+    # a weak prior would draw rho to 0, a strong one to infinity, until z + u has no digits left of one of the two
+    most = torch.maximum(primal, dual)
+    primal = torch.where(dual_size > MOST_RATIO**2 * split_size, most, primal)
+    dual = torch.where(split_size > MOST_RATIO**2 * dual_size, most, dual)
+    rho, agility = balanced(old.rho, old.agility, primal, dual, decay=0.97)
     duals = tuple(expand(old.rho / rho, u) * u for u in new.duals)  # rho u is the multiplier, which stays
     return replace(new, duals=duals, rho=rho, agility=agility)

@@ -18,6 +18,9 @@ from invreg.noise import Gaussian
 from invreg.problem import Problem
 from invreg.random import draw
 
+LEAST_FREEDOM = 0.1
+"""Of the measurements that a fit must leave free for cross-validation to mean something."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Discrepancy:
@@ -73,6 +76,9 @@ class SURE:
 @dataclass(frozen=True, kw_only=True)
 class GCV:
     """The weight of least generalised cross-validation |A x - y|^2 / (count - divergence)^2; needs no sigma.
+
+    A fit that leaves less than a tenth of the count as degrees of freedom is not scored (infinity): near interpolation
+    the quotient is 0 / 0, which fewer measurements than unknowns always reach at small weights.
 
     Args:
         grid, refinements, seed: as for `SURE`.
@@ -245,6 +251,8 @@ def _by_least(search: _Search, rule: SURE | GCV, low: float, high: float) -> Wei
         values = [next(v for p, v in inside.items() if abs(p - point) < 1e-9) for point in (a, b)]
         left, right = (left, b) if values[0] <= values[1] else (a, right)
     weight = min(search.tried, key=lambda w: search.tried[w][1])
+    if search.tried[weight][1] == math.inf:
+        raise ValueError(f"bracket must hold weights that leave {LEAST_FREEDOM:.0%} of the data free for GCV, got none")
     return search.chosen(weight, rule, grid[0] < weight < grid[-1])
 
 
@@ -281,7 +289,8 @@ def _risk(search: _Search, rule: SURE | GCV) -> Callable[[float], float]:
         if isinstance(rule, SURE):
             value = (residual - count + 2 * divergence) / count
         else:
-            value = residual / count / max(1 - divergence / count, 1e-6) ** 2
+            freedom = 1 - divergence / count
+            value = residual / count / freedom**2 if freedom >= LEAST_FREEDOM else math.inf
         return search.record(weight, result, value)
 
     return score

@@ -254,7 +254,7 @@ def _fan(operator: FanBeam, views: Tensor, window: Window, cutoff: float) -> Ten
     angles, pixels = operator.angles.numel(), y.numel() * x.numel()
     compiled = _compiled(operator, views, pixels)
     total = views.new_zeros(views.shape[0], y.numel(), x.numel())
-    for part in chunks(angles, pixels, views.shape[0], compiled):
+    for part in chunks(angles, pixels, views.shape[0], compiled=False):
         total = total + run_kernel(
             _smear_fan,
             operator.compile_kernels,

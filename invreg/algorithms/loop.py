@@ -270,9 +270,15 @@ class Run(Generic[P, S], Iterator[S]):
 
 def _relative_change(x: Tensor, before: Tensor) -> Tensor:
     """|x - before| / |x| of each sample, (B,); where x is zero, 1 if it moved and 0 if not."""
-    size = torch.linalg.vector_norm(x.flatten(1), dim=1)
-    moved = torch.linalg.vector_norm((x - before).flatten(1), dim=1)
+    size, moved = _size(x), _size(x - before)
     return torch.where(size == 0, (moved > 0).to(moved.dtype), moved / size)
+
+
+def _size(x: Tensor) -> Tensor:
+    """|x| of each sample, (B,); through real numbers, since complex norms are up to 50 times slower on a CPU."""
+    real = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+    size: Tensor = torch.linalg.vector_norm(real.flatten(1), dim=1)
+    return size
 
 
 @dataclass(frozen=True, kw_only=True)

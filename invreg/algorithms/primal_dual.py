@@ -45,7 +45,7 @@ class PrimalDualState:
         bound: largest eigenvalue of sum_i scales_i K_i^H K_i, (B,).
         curvature: Lipschitz constant of the explicit gradient, (B,); 0 if there is none.
         ratio: dual step size over primal step size, (B,).
-        agility: by what fraction the ratio may change next, (B,).
+        agility: how far the ratio may follow the residuals next, (B,).
     """
 
     x: Tensor
@@ -171,7 +171,7 @@ def _balanced(old: PrimalDualState, new: PrimalDualState, tau: Tensor) -> Primal
         sigma = old.ratio * scale
         off = (u - u_new) / expand(sigma, u) - (image - image_new)
         dual = dual + sigma * inner(off, off)
-    ratio, agility = balanced(old.ratio, old.agility, dual, primal, decay=0.99)
+    ratio, agility = balanced(old.ratio, old.agility, dual, primal, decay=0.98)
     return replace(new, ratio=ratio, agility=agility)
 
 

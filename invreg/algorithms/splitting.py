@@ -11,6 +11,8 @@ Terms = tuple[tuple[LinearOperator | None, Proximal], ...]
 SplittablePrior = Splitting | Proximal | None
 BAND = 1.5**2
 """Ratio of squared residuals that is left alone."""
+FURTHEST = 10**2
+"""Ratio of squared residuals beyond which none moves a penalty further."""
 
 
 def terms_of(prior: SplittablePrior, algorithm: str) -> Terms:
@@ -51,12 +53,14 @@ def balanced(penalty: Tensor, agility: Tensor, primal: Tensor, dual: Tensor, *, 
 
     Args:
         penalty: the larger, the smaller the primal residual becomes.
-        agility: by what fraction the penalty may change, between 0 and 1.
+        agility: the power of the ratio of residuals by which the penalty changes.
         primal, dual: squared residuals in the unit of the objective, so that the scale of the data does not matter.
         decay: < 1, by which every change lessens the agility: the changes are summable, so convergence is kept.
 
-    Source: Goldstein, Li and Yuan 2015, "Adaptive primal-dual splitting methods", Alg. 1.
+    Source: Goldstein, Li and Yuan 2015, "Adaptive primal-dual splitting methods", Alg. 1, with factors that follow the
+    ratio of the residuals, as in Wohlberg 2017, "ADMM penalty parameter selection by residual balancing", sec. 3.
     """
-    up, down = primal > BAND * dual, dual > BAND * primal
-    factor = torch.where(up, 1 / (1 - agility), torch.where(down, 1 - agility, 1))
-    return penalty * factor, torch.where(up | down, decay * agility, agility)
+    ratio = (primal / dual).nan_to_num(1.0, torch.inf).clamp(1 / FURTHEST, FURTHEST)
+    moves = (ratio > BAND) | (ratio < 1 / BAND)
+    factor = torch.where(moves, ratio ** (agility / 2), 1)
+    return penalty * factor, torch.where(moves, decay * agility, agility)

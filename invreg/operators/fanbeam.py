@@ -222,7 +222,7 @@ class FanBeam(LinearOperator):
         channels, angles, pixels = sinogram.shape[0], self.angles.numel(), y.numel() * x.numel()
         compiled = use_compiled(self.compile_kernels, channels * angles * pixels * 2, sinogram.device)
         total = sinogram.new_zeros(channels, y.numel(), x.numel())
-        for part in chunks(angles, pixels, channels, compiled):
+        for part in chunks(angles, pixels, channels, compiled=False):
             total = total + run_kernel(
                 gather_fan,
                 self.compile_kernels,

@@ -256,7 +256,7 @@ def chunks(angles: int, crossings: int, channels: int, compiled: bool) -> list[s
         angles: how many there are.
         crossings: entries of a temporary for one angle and channel.
         channels: of the data.
-        compiled: whether temporaries are fused away.
+        compiled: whether temporaries are fused away (in `project_lines` and `gather_parallel`).
     """
     most = COMPILED_ANGLES if compiled else max(1, EAGER_ELEMENTS // max(1, crossings * channels))
     count = math.ceil(angles / most)
@@ -288,11 +288,12 @@ def _compiler_at_hand(device: str) -> bool:
 
 @functools.lru_cache
 def _compiled(kernel: Kernel) -> Kernel:
-    # without these the compiler would write the positions of all rays and rows to memory before it reads them
+    # without these the compiler would write the positions of all rays and rows to memory before it reads them; the
+    # other kernels are too deep to be unfolded whole (minutes), so they are called with few angles at a time
     wanted = {"realize_opcount_threshold": 1000, "realize_reads_threshold": 1000, "realize_acc_reads_threshold": 1000}
     known = torch._inductor.list_options()
     options: dict[str, str | int | bool | Callable[..., Any]] = {
-        key: value for key, value in wanted.items() if key in known
+        key: value for key, value in wanted.items() if key in known and kernel in (project_lines, gather_parallel)
     }
     # one kernel serves all sizes, but not all ranks of batches (one or many), precisions and numbers of taps
     limit = {"recompile_limit": 64} if "recompile_limit" in inspect.signature(torch.compile).parameters else {}

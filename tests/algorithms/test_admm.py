@@ -8,7 +8,7 @@ from invreg.noise import Gaussian, Poisson
 from invreg.operators import MaskedFourier, MatrixSensing
 from invreg.problem import Problem
 from invreg.random import draw
-from invreg.regularizers import L1, RED, PlugAndPlay, SumOfTerms, Tikhonov
+from invreg.regularizers import L1, RED, NonNegative, PlugAndPlay, SumOfTerms, Tikhonov
 
 
 def noise(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
@@ -45,13 +45,34 @@ def test_lasso_agrees_with_fista(sigma: float, rho: float | None) -> None:
     torch.testing.assert_close(x, FISTA(iterations=2000, rtol=0.0).solve(p, prior).x, rtol=1e-5, atol=1e-6)
 
 
+def test_the_image_obeys_a_constraint_exactly_and_is_optimal() -> None:
+    p, prior = problem(), SumOfTerms(NonNegative(), Tikhonov(0.1))
+    x = ADMM(iterations=100, rtol=0.0).solve(p, prior).x
+    gradient = p.misfit_gradient(x) + 0.1 * x
+    assert (x >= 0).all()
+    torch.testing.assert_close(x, (x - gradient).clamp_min(0), rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1e3])
+def test_a_badly_chosen_penalty_is_balanced(factor: float) -> None:
+    p, prior = problem(), L1(0.05)
+    start = ADMM().init(p, prior, None).rho.mean()
+    answer = FISTA(iterations=4000, rtol=0.0).solve(p, prior).x
+    error = {
+        balance: (ADMM(iterations=60, rtol=0.0, rho=float(start) * factor, balance=balance).solve(p, prior).x - answer)
+        for balance in (True, False)
+    }
+    assert error[True].norm() <= 1e-6 * answer.norm()
+    assert error[False].norm() >= 1e-3 * answer.norm()
+
+
 def test_closed_form_systems_give_the_same_as_conjugate_gradients() -> None:
     operator = MaskedFourier(noise(8, 8) > -0.3)
     y = operator(noise(2, 8, 8, dtype=torch.complex128, seed=1))
     p, prior = Problem(operator, y, Gaussian(0.2)), L1(1.0)
-    closed = ADMM(iterations=300, rtol=0.0).solve(p, prior).x
-    split = ADMM(iterations=300, rtol=0.0).solve(p, SumOfTerms(L1(0.5), L1(0.5))).x  # two terms: conjugate gradients
-    peer = FISTA(iterations=3000, rtol=0.0).solve(p, prior).x
+    closed = ADMM(iterations=150, rtol=0.0).solve(p, prior).x
+    split = ADMM(iterations=150, rtol=0.0).solve(p, SumOfTerms(L1(0.5), L1(0.5))).x  # two terms: conjugate gradients
+    peer = FISTA(iterations=1000, rtol=0.0).solve(p, prior).x
     torch.testing.assert_close(closed, peer, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(split, peer, rtol=1e-4, atol=1e-5)
 

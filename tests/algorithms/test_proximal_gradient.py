@@ -129,7 +129,7 @@ def test_steps_found_by_trial_lower_a_poisson_objective() -> None:
 
 def test_poisson_reconstruction_meets_its_optimality_conditions() -> None:
     problem, start = poisson(), torch.ones(3, 10).double()
-    x = FISTA(iterations=4000, rtol=0.0).solve(problem, NonNegative(), start).x
+    x = FISTA(iterations=1500, rtol=0.0).solve(problem, NonNegative(), start).x
     gradient = problem.misfit_gradient(x)
     scale = float(problem.misfit_gradient(start).abs().max())
     assert (x >= 0).all()
