@@ -279,7 +279,7 @@ def _measured_shape(
 ) -> tuple[int, ...]:
     """The measurement's shape, learnt by sending a zero signal through, on the physics' device."""
     state = [t for name, t in physics.named_buffers() if name != "_device_holder"] + list(physics.parameters())
-    kinds = [t.dtype.to_real() if t.is_complex() else t.dtype for t in state if t.is_floating_point() or t.is_complex()]
+    kinds = [t.real.dtype for t in state if t.is_floating_point() or t.is_complex()]
     real = kinds[0] if kinds else torch.float32
     # whether a physics wants real or complex signals, it does not say: real is tried first
     tries = [dtype] if dtype is not None else [real, real.to_complex()][layout == "real2" :]

@@ -225,7 +225,7 @@ def solve_normal(
     if not isinstance(shift, Tensor):
         require_positive("shift", shift, zero_allowed=True)
     if isinstance(operator, NormalSolvable):
-        real = b.dtype.to_real() if b.is_complex() else b.dtype
+        real = b.real.dtype
         x = operator.solve_normal(b, torch.as_tensor(shift, dtype=real, device=b.device))
         zero = torch.zeros(b.shape[0], dtype=real, device=b.device)
         return LinearSolve(x, zero, zero.long(), torch.ones_like(zero, dtype=torch.bool))
@@ -356,7 +356,7 @@ def largest_eigenvalue(
     require_tensor("like", like)
     require_count("iterations", iterations)
     require_positive("rtol", rtol)
-    real = like.dtype.to_real() if like.is_complex() else like.dtype
+    real = like.real.dtype
     tiny = 10 * torch.finfo(real).eps
     with torch.no_grad():
         if generator is None:

@@ -30,7 +30,7 @@ def draw(like: Tensor, generator: Generator = None) -> Tensor:
         return torch.cat([draw(like[i : i + 1], one) for i, one in enumerate(generator)])
     if not (like.is_floating_point() or like.is_complex()):
         raise TypeError(f"like must be floating point or complex, got {like.dtype}; use like.float()")
-    real = like.dtype.to_real() if like.is_complex() else like.dtype
+    real = like.real.dtype
     shape = (*like.shape, 2) if like.is_complex() else tuple(like.shape)
     device = like.device if generator is None else generator.device
     noise = torch.randn(shape, dtype=real, device=device, generator=generator).to(like.device)

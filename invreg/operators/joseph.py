@@ -213,19 +213,38 @@ def padded_views(sinogram: Tensor, margin: int) -> tuple[Tensor, Tensor, Tensor]
 
 
 class MatchedPair(torch.autograd.Function):
-    """A linear map whose backward pass is its transpose, differentiable as often as you like."""
+    """A linear map whose backward pass is its transpose, differentiable as often as you like, also by `torch.func`."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, apply: Callable[[Tensor], Tensor], transpose: Callable[[Tensor], Tensor]
-    ) -> Tensor:
-        ctx.pair = apply, transpose
+    def forward(x: Tensor, apply: Callable[[Tensor], Tensor], transpose: Callable[[Tensor], Tensor]) -> Tensor:
         return apply(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.pair = inputs[1:]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         apply, transpose = ctx.pair
         return matched(gradient, transpose, apply), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        return matched(tangent, *ctx.pair)
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        x: Tensor,
+        apply: Callable[[Tensor], Tensor],
+        transpose: Callable[[Tensor], Tensor],
+    ) -> tuple[Tensor, int]:
+        """More channels: both maps treat each alike."""
+        assert in_dims[0] is not None
+        stacked = x.movedim(in_dims[0], 0)
+        out = matched(stacked.flatten(0, 1), apply, transpose)
+        return out.unflatten(0, stacked.shape[:2]), 0
 
 
 def matched(x: Tensor, apply: Callable[[Tensor], Tensor], transpose: Callable[[Tensor], Tensor]) -> Tensor:

@@ -25,7 +25,7 @@ def scaled_step(weight: float | Tensor, step: float | Tensor, x: Tensor) -> floa
         if step.ndim != x.ndim or step.numel() != step.shape[0]:
             wanted = ", ".join(["B", *["1"] * (x.ndim - 1)])
             raise ValueError(f"step must be a number, () or ({wanted}), got shape {tuple(step.shape)}")
-        step = step.to(x.dtype.to_real() if x.is_complex() else x.dtype)
+        step = step.to(x.real.dtype)
     return weight * step
 
 
@@ -76,7 +76,7 @@ class ImplicitProx(torch.autograd.Function):
 
 def threshold_tensor(t: float | Tensor, x: Tensor) -> Tensor:
     """T as a real tensor of x's precision and device, () or (B, 1, ..., 1)."""
-    real = x.dtype.to_real() if x.is_complex() else x.dtype
+    real = x.real.dtype
     return t.to(x.device, real) if isinstance(t, Tensor) else x.new_full((), t, dtype=real)
 
 

@@ -210,6 +210,17 @@ def test_adjoint_can_be_differentiated(name: str, kind: str) -> None:
     assert relative_gap(gradient, wanted) <= 1e-10
 
 
+@pytest.mark.parametrize(("name", "kind"), LINEAR_CASES)
+def test_torch_func_maps_and_differentiates(name: str, kind: str) -> None:
+    operator, row = ROWS[name].make(torch.float64), ROWS[name]
+    x, v = row.signal(torch.float64, kind), row.signal(torch.float64, kind).flip(0)
+    y, tangent = torch.func.jvp(operator, (x,), (v,))
+    (back,) = torch.func.vjp(operator, x)[1](y)
+    mapped = torch.vmap(operator)(torch.stack([x, v]))
+    for got, want in ((tangent, operator(v)), (back, operator.vjp(x, y)), (mapped[0], y), (mapped[1], operator(v))):
+        assert relative_gap(got, want) <= 1e-12
+
+
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_item_of_a_batch_is_the_item_alone(name: str, kind: str) -> None:
     operator = ROWS[name].make(torch.float64)
