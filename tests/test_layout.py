@@ -21,7 +21,7 @@ FLOORS: dict[str, float] = {
     **dict.fromkeys(("linalg", "data"), 1.2),
     # 2: physics, models, data
     **dict.fromkeys(("noise", "operators", "models", "transport", "collocation"), 2.0),
-    **dict.fromkeys(("problem", "noise_level", "mri"), 2.1),
+    **dict.fromkeys(("problem", "mri"), 2.1),
     **dict.fromkeys(("io", "testing"), 2.2),
     "simulate": 2.3,
     # 3: beliefs and how to act on them

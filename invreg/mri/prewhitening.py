@@ -16,8 +16,8 @@ def noise_covariance(noise: Tensor, *, bandwidth_ratio: float = 1.0) -> Tensor:
     Args:
         noise: (coil, samples), complex, of mean 0; flatten several readouts into `samples`.
         bandwidth_ratio: noise power per sample of the scan to be whitened over that of the noise scan. Power is
-            proportional to the bandwidth, so this is (dwell time of the noise scan) / (dwell time of the scan), times
-            the receiver's relative noise bandwidth if it is known.
+            proportional to the bandwidth, so this is (dwell time of the noise scan) / (dwell time of the scan), over
+            the receiver's relative noise bandwidth if it is known, as Gadgetron's noise adjustment has it.
 
     Returns:
         Hermitian, (coil, coil).
