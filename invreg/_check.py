@@ -37,6 +37,19 @@ def require_count(name: str, value: int, *, least: int = 1) -> None:
         raise ValueError(f"{name} must be >= {least}, got {value}")
 
 
+def require_complex(name: str, value: Tensor) -> None:
+    """Raise TypeError unless `value` is complex; the message says how to make it so."""
+    if not value.is_complex():
+        wanted = "complex128" if value.dtype == torch.float64 else "complex64"
+        raise TypeError(f"{name} must be complex, got {value.dtype}; use {name}.to(torch.{wanted})")
+
+
+def require_batch(name: str, value: Tensor, batch: int, owner: str) -> None:
+    """Raise ValueError if a constant that differs by sample meets a batch of another size."""
+    if batch not in (1, value.shape[0]):
+        raise ValueError(f"{name} must have batch size {batch}, that of the {owner}, got {value.shape[0]}")
+
+
 def require_shape(name: str, value: Tensor, shape: tuple[int, ...], layout: str) -> None:
     """Raise unless `value` is (B, *shape); `layout` says in words what the axes are."""
     if value.ndim != len(shape) + 1 or tuple(value.shape[1:]) != tuple(shape):

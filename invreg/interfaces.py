@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, Self, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -275,8 +275,16 @@ class Noise(ABC):
         """A noisy measurement of `clean`, (B, *measurement)."""
 
     @abstractmethod
-    def nll(self, clean: Tensor, y: Tensor) -> Tensor:
-        """-log p(y | clean) up to a constant that depends on y only, summed to (B,); 0 where clean explains y best."""
+    def nll_terms(self, clean: Tensor, y: Tensor) -> Tensor:
+        """-log p(y | clean) of each entry up to a constant that depends on y only, real, shaped as y.
+
+        0 where clean explains y best.
+        """
+
+    def nll(self, clean: Tensor, y: Tensor, sampled: Tensor | None = None) -> Tensor:
+        """The sum of `nll_terms` over the entries that are sampled (bool, broadcasts to y; default all), (B,)."""
+        terms = self.nll_terms(clean, y)
+        return (terms if sampled is None else torch.where(sampled, terms, 0)).flatten(1).sum(1)
 
     @abstractmethod
     def nll_gradient(self, clean: Tensor, y: Tensor) -> Tensor:
@@ -352,6 +360,3 @@ class Denoiser(nn.Module, ABC):
     @abstractmethod
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """The denoised x, (B, *signal); sigma is () or (B,), in the units of x."""
-
-
-Settings = dict[str, Any]

@@ -5,20 +5,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from invreg._check import require_positive
+from invreg._check import require_finite, require_positive, require_tensor
 from invreg.interfaces import Noise
 from invreg.random import Generator, draw
 
 
-def _per_sample(values: Tensor) -> Tensor:
-    """Sum over all but the batch axis, (B,)."""
-    return values.flatten(1).sum(1)
-
-
 def _check_level(name: str, value: float | Tensor) -> None:
     if isinstance(value, Tensor):
-        if value.is_complex() or not bool((value > 0).all()):
-            raise ValueError(f"{name} must be real and > 0 everywhere, got a tensor with other values")
+        if not value.is_floating_point():
+            raise TypeError(f"{name} must be a number or a floating-point tensor, got {value.dtype}")
+        if not bool(((value > 0) & value.isfinite()).all()):
+            raise ValueError(f"{name} must be finite and > 0 everywhere, got a tensor with other values")
     else:
         require_positive(name, value)
 
@@ -43,11 +40,9 @@ class Gaussian(Noise):
     def sample(self, clean: Tensor, generator: Generator = None) -> Tensor:
         return clean + self.sigma * draw(clean, generator)
 
-    def nll(self, clean: Tensor, y: Tensor) -> Tensor:
+    def nll_terms(self, clean: Tensor, y: Tensor) -> Tensor:
         residual = (clean - y) / self.sigma
-        return 0.5 * _per_sample(
-            residual.real.square() + residual.imag.square() if residual.is_complex() else residual.square()
-        )
+        return 0.5 * (residual.real.square() + residual.imag.square() if residual.is_complex() else residual.square())
 
     def nll_gradient(self, clean: Tensor, y: Tensor) -> Tensor:
         return (clean - y) / self.sigma**2
@@ -85,9 +80,9 @@ class Poisson(Noise):
     def sample(self, clean: Tensor, generator: Generator = None) -> Tensor:
         return _draw_counts((self.photons * clean + self.background).clamp_min(0), generator)
 
-    def nll(self, clean: Tensor, y: Tensor) -> Tensor:
+    def nll_terms(self, clean: Tensor, y: Tensor) -> Tensor:
         rate = self.photons * clean + self.background
-        return _per_sample(torch.where(rate < 0, torch.inf, _count_nll(rate, y)))
+        return torch.where(rate < 0, torch.inf, _count_nll(rate, y))
 
     def nll_gradient(self, clean: Tensor, y: Tensor) -> Tensor:
         rate = self.photons * clean + self.background
@@ -127,14 +122,14 @@ class TransmissionPoisson(Noise):
     def sample(self, clean: Tensor, generator: Generator = None) -> Tensor:
         return _draw_counts(self.photons * torch.exp(-clean) + self.background, generator)
 
-    def nll(self, clean: Tensor, y: Tensor) -> Tensor:
+    def nll_terms(self, clean: Tensor, y: Tensor) -> Tensor:
         rate = self.photons * torch.exp(-clean) + self.background
         if self.background > 0:
-            return _per_sample(_count_nll(rate, y))
+            return _count_nll(rate, y)
         # the logarithm of the rate is known, so it cannot meet zero: with t = log(rate / y), y (e^t - 1 - t)
         photons = torch.as_tensor(self.photons, dtype=clean.dtype, device=clean.device)
         t = photons.log() - clean - torch.where(y > 0, y, 1).log()
-        return _per_sample(torch.where(y == 0, rate, y * (torch.expm1(t) - t)))
+        return torch.where(y == 0, rate, y * (torch.expm1(t) - t))
 
     def nll_gradient(self, clean: Tensor, y: Tensor) -> Tensor:
         attenuated = self.photons * torch.exp(-clean)
@@ -158,12 +153,16 @@ def line_integrals(counts: Tensor, photons: float | Tensor, background: float = 
         (line integrals, standard deviations), each shaped as counts. Use `Gaussian(sigma=standard deviations)`.
 
     Raises:
-        TypeError, ValueError: photons is not > 0 or background is not >= 0.
+        TypeError, ValueError: photons is not > 0, background is not >= 0, or counts are negative, NaN or Inf.
 
     Source: delta method; Sauer and Bouman 1993, "A local update strategy for iterative reconstruction", eq. 9.
     """
     _check_level("photons", photons)
     require_positive("background", background, zero_allowed=True)
+    require_tensor("counts", counts)
+    require_finite("counts", counts)
+    if bool((counts < 0).any()):
+        raise ValueError("counts must be >= 0, got negative values; give raw counts and state the background")
     net = (counts - background).clamp_min(0.5)
     sigma = (net + background).sqrt() / net
     return -torch.log(net / photons), sigma

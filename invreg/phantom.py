@@ -90,7 +90,7 @@ def rasterise(
         shape: (Ny, Nx).
         pixel_size: in mm.
         supersampling: samples along each side of a pixel that its average is taken over.
-        dtype: of the result; complex where a value is complex.
+        dtype: of the result; must be complex where a value is.
 
     Returns:
         (Ny, Nx); add the batch axis with [None].
@@ -98,6 +98,8 @@ def rasterise(
     _check_shape(shape)
     require_positive("pixel_size", pixel_size)
     require_count("supersampling", supersampling)
+    if not dtype.is_complex and any(isinstance(ellipse.value, complex) for ellipse in ellipses):
+        raise TypeError(f"dtype must be complex for complex values, got {dtype}; use dtype=torch.complex64")
     ny, nx = shape
     y, x = (_centres(n * supersampling, pixel_size / supersampling) for n in (ny, nx))
     image = torch.zeros(shape, dtype=dtype)

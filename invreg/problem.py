@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from invreg._check import require_finite, require_positive, require_tensor
+from invreg._check import require_batch, require_finite, require_positive, require_tensor
 from invreg.interfaces import LinearOperator, Noise, Operator
 from invreg.linalg import cg, solve_normal
 from invreg.noise import Gaussian, Poisson, TransmissionPoisson
@@ -42,6 +42,8 @@ class Problem:
         require_finite("y", self.y)
         self._check_noise()
         mask = self.operator.sampled()
+        if mask is not None and mask.ndim == self.y.ndim:
+            require_batch("y", self.y, mask.shape[0], "operator")
         if mask is not None and bool((self.y.masked_fill(mask, 0) != 0).any()):
             raise ValueError(
                 "y must be 0 where the operator samples nothing, got other values; multiply it by the mask"
@@ -73,41 +75,50 @@ class Problem:
 
     def misfit(self, x: Tensor) -> Tensor:
         """-log p(y | x) up to a constant, (B,)."""
-        return self.noise.nll(self.operator(x), self.y)
+        return self.noise.nll(self.operator(x), self.y, self.operator.sampled())
 
     def misfit_gradient(self, x: Tensor) -> Tensor:
         """Gradient of the misfit, (B, *signal)."""
         if self.is_quadratic:  # A^H A may be cheaper than A^H after A, and A^H y is the same at every iteration
-            return self.normal(x) - self.backprojection()
+            return self.normal(x) - _as(x, self.backprojection())
         return self.operator.vjp(x, self.noise.nll_gradient(self.operator(x), self.y))
 
     def normal(self, x: Tensor) -> Tensor:
-        """A^H W A x with W = 1 / sigma^2, (B, *signal): the Hessian of a quadratic misfit.
+        """A^H W A x with W = 1 / sigma^2, (B, *signal): the Hessian of a quadratic misfit; real for a real x.
 
         Raises:
             TypeError: the misfit is not quadratic.
         """
         operator, noise = self._quadratic()
         if _is_scalar(noise.sigma):
-            return operator.normal(x) * noise.sigma**-2  # dividing complex numbers takes five times as long
-        return operator.adjoint(operator(x) / noise.sigma**2)
+            return _as(x, operator.normal(x)) * noise.sigma**-2  # dividing complex numbers takes five times as long
+        return _as(x, operator.adjoint(operator(x) / noise.sigma**2))
 
     def backprojection(self) -> Tensor:
-        """A^H W y with W = 1 / sigma^2, (B, *signal), of a quadratic misfit; computed once.
+        """A^H W y with W = 1 / sigma^2, (B, *signal), of a quadratic misfit; computed anew only after a change.
 
         Raises:
             TypeError: the misfit is not quadratic.
         """
-        known: Tensor | None = self.__dict__.get("_backprojection")
-        if known is None:
-            operator, noise = self._quadratic()
-            known = operator.adjoint(self.y / noise.sigma**2)
-            tensors = (self.y, noise.sigma, *operator.parameters(), *operator.buffers())
-            # a graph must not outlive its backward pass, nor a value without graph hide that one is wanted
-            learned = any(isinstance(t, Tensor) and t.requires_grad for t in tensors)
-            if not (learned or known.requires_grad or known.is_inference()):
-                self.__dict__["_backprojection"] = known
-        return known
+        operator, noise = self._quadratic()
+        sources = [
+            t for t in (self.y, noise.sigma, *operator.parameters(), *operator.buffers()) if isinstance(t, Tensor)
+        ]
+        # a graph must not outlive its backward pass, nor a value without graph hide that one is wanted
+        if any(t.requires_grad or t.is_inference() for t in sources):
+            return operator.adjoint(self.y / noise.sigma**2)
+        state = [(t._version, t.dtype, t.device) for t in sources]
+        known: _Known | None = self.__dict__.get("_backprojection")
+        if (
+            known is None
+            or known.state != state
+            or any(a is not b for a, b in zip(known.sources, sources, strict=True))
+        ):
+            value = operator.adjoint(self.y / noise.sigma**2)
+            if value.requires_grad or value.is_inference():
+                return value
+            known = self.__dict__["_backprojection"] = _Known(value, sources, state)
+        return known.value
 
     def prox(
         self,
@@ -136,14 +147,15 @@ class Problem:
         operator, noise = self._quadratic()
         if not isinstance(variance, Tensor):
             require_positive("variance", variance)
-        start = z if x0 is None else x0
-        if _is_scalar(noise.sigma):
+        start, back = z if x0 is None else x0, _as(z, self.backprojection())
+        real = self.backprojection().is_complex() and not z.is_complex()  # which the closed form does not know
+        if _is_scalar(noise.sigma) and not real:
             shift = noise.sigma**2 / variance
-            b = self.backprojection() * noise.sigma**2 + shift * z
+            b = back * noise.sigma**2 + shift * z
             return solve_normal(
                 operator, b, shift, x0=start, rtol=rtol, iterations=iterations, check_every=check_every
             ).x
-        b = self.backprojection() + z / variance
+        b = back + z / variance
         return cg(
             lambda x: self.normal(x) + x / variance,
             b,
@@ -160,6 +172,20 @@ class Problem:
             "this needs a LinearOperator and Gaussian noise, got "
             f"{type(self.operator).__name__} and {type(self.noise).__name__}; use GradientDescent or FISTA"
         )
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A value and what it was computed from: the tensors, and their versions, precisions and devices then."""
+
+    value: Tensor
+    sources: list[Tensor]
+    state: list[tuple[int, torch.dtype, torch.device]]
+
+
+def _as(x: Tensor, value: Tensor) -> Tensor:
+    """The part of a gradient that a real x sees."""
+    return value.real if value.is_complex() and not x.is_complex() else value
 
 
 def _check_broadcast(name: str, level: float | Tensor, y: Tensor) -> None:

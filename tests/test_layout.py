@@ -37,7 +37,8 @@ SHARED: dict[str, set[str]] = {
     "algorithms": {"loop", "renoise", "smooth", "splitting"},
     "io": {"dicom_series", "files", "hdf5", "ismrmrd_header", "records"},
     "models": {"schedule"},
-    "operators": {"blur", "fourier", "joseph"},
+    "mri": {"compression"},
+    "operators": {"blur", "fourier", "joseph", "matched"},
     "regularizers": {"norms"},
     "training": {"checkpoint", "loop"},
 }

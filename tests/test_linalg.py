@@ -6,7 +6,7 @@ from torch import Tensor
 
 from invreg.interfaces import LinearOperator
 from invreg.linalg import LinearSolve, cg, expand, inner, largest_eigenvalue, lsqr, norm, operator_norm, solve_normal
-from invreg.operators import Blur, Mask, MatrixSensing
+from invreg.operators import Blur, Mask, MatrixSensing, gaussian_kernel
 from invreg.random import draw
 from invreg.testing import gradient_gap, relative_gap
 
@@ -484,3 +484,19 @@ def test_a_solve_is_a_frozen_record() -> None:
     assert isinstance(found, LinearSolve)
     with pytest.raises(AttributeError):
         found.x = torch.zeros(1, 3)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("size", [256, 512])
+def test_operator_norm_sees_a_few_large_eigenvalues_above_many_equal_ones(size: int) -> None:
+    """A delta with a wide halo: nearly all eigenvalues are 1, a few are 4."""
+    kernel = gaussian_kernel(size / 12)
+    kernel[kernel.shape[0] // 2, kernel.shape[1] // 2] += 1
+    operator = Blur(kernel, (size, size))
+    assert 2.0 <= float(operator_norm(operator, torch.zeros(1, size, size))) <= 2.02
+
+
+def test_operator_norm_sees_one_pixel_of_larger_gain() -> None:
+    gain = torch.ones(320, 320)
+    gain[100, 200] = 2.2
+    found = largest_eigenvalue(lambda x: gain.square() * x, torch.zeros(1, 320, 320))
+    assert 2.2**2 <= float(found) <= 2.2**2 * 1.02

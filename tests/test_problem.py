@@ -7,7 +7,7 @@ from torch import Tensor
 
 from invreg.interfaces import LinearOperator, Noise
 from invreg.noise import Gaussian, Poisson, TransmissionPoisson
-from invreg.operators import Blur, Mask, MatrixSensing, PhaseRetrieval
+from invreg.operators import Blur, Mask, MaskedFourier, MatrixSensing, PhaseRetrieval
 from invreg.problem import Problem
 from invreg.random import draw
 from invreg.testing import gradient_gap, relative_gap
@@ -281,3 +281,46 @@ def test_only_a_quadratic_misfit_has_a_prox() -> None:
             call()
     with pytest.raises(ValueError, match="variance must be finite and > 0, got 0"):
         Problem(dense(), noise(1, 7, dtype=torch.complex128)).prox(x, 0.0)
+
+
+def test_a_mask_of_each_sample_wants_as_many_measurements() -> None:
+    mask = noise(3, 4, 4) > -1
+    for batch in (1, 2):
+        with pytest.raises(ValueError, match=f"y must have batch size 3, that of the operator, got {batch}"):
+            Problem(MaskedFourier(mask), torch.zeros(batch, 4, 4, dtype=torch.complex64))
+
+
+@pytest.mark.parametrize("noise", [Poisson(1e5, 3.0), TransmissionPoisson(1e5), TransmissionPoisson(1e5, 3.0)])
+def test_only_sampled_counts_enter_the_misfit(noise: Poisson | TransmissionPoisson) -> None:
+    seen = torch.arange(600) % 3 == 0
+    x = torch.linspace(0.1, 2, 600)[None].double()
+    y = torch.where(seen, noise.sample(x, torch.Generator().manual_seed(0)), 0)
+    problem = Problem(Mask(seen), y, noise)
+    alone = Problem(Mask(torch.ones(200, dtype=torch.bool)), y[:, seen], noise)
+    assert float(problem.misfit(x)) == pytest.approx(float(alone.misfit(x[:, seen])), rel=1e-12)
+    assert 0.7 < 2 * float(problem.misfit(x)) / int(problem.count) < 1.3
+    assert gradient_gap(problem.misfit, x, problem.misfit_gradient(x)) <= 1e-6
+
+
+def test_back_projection_follows_its_sources() -> None:
+    operator, y = MatrixSensing(torch.eye(2)), torch.tensor([[1.0, 2.0]])
+    problem, zero = Problem(operator, y), torch.zeros(1, 2)
+    assert problem.misfit_gradient(zero).tolist() == [[-1.0, -2.0]]
+    operator.matrix.mul_(3)
+    assert problem.misfit_gradient(zero).tolist() == [[-3.0, -6.0]]
+    y.mul_(2)
+    assert problem.misfit_gradient(zero).tolist() == [[-6.0, -12.0]]
+    operator.load_state_dict({"matrix": torch.eye(2)})
+    assert problem.misfit_gradient(zero).tolist() == [[-2.0, -4.0]]
+    assert problem.backprojection() is problem.backprojection()
+
+
+def test_a_real_image_under_a_complex_operator_has_a_real_gradient_and_prox() -> None:
+    operator = (1 + 2j) * Blur(torch.tensor([0.2, 0.5, 0.3]).double(), (4,))
+    x = torch.linspace(-1, 1, 4)[None].double()
+    problem = Problem(operator, operator(x + 1) + 0.3j, Gaussian(0.5))
+    gradient = problem.misfit_gradient(x)
+    assert gradient.dtype == torch.float64
+    torch.testing.assert_close(gradient, operator.vjp(x, (operator(x) - problem.y) / 0.25))
+    z = problem.prox(x, 0.7, rtol=1e-12)
+    torch.testing.assert_close(problem.misfit_gradient(z) + (z - x) / 0.7, torch.zeros_like(z), rtol=0, atol=1e-9)

@@ -137,8 +137,8 @@ def test_a_wrong_likelihood_gradient_shows() -> None:
         def sample(self, clean: Tensor, generator: Generator = None) -> Tensor:
             return clean
 
-        def nll(self, clean: Tensor, y: Tensor) -> Tensor:
-            return Gaussian().nll(clean, y)
+        def nll_terms(self, clean: Tensor, y: Tensor) -> Tensor:
+            return Gaussian().nll_terms(clean, y)
 
         def nll_gradient(self, clean: Tensor, y: Tensor) -> Tensor:
             return 2 * Gaussian().nll_gradient(clean, y)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from invreg._check import require_count, require_finite, require_same_precision, require_tensor
+from invreg._check import require_complex, require_count, require_finite, require_same_precision, require_tensor
 
 
 @torch.no_grad()
@@ -31,8 +31,7 @@ def compression_matrix(kspace: Tensor, coils: int | None = None, *, energy: floa
     Source: Huang et al. 2008, "A software channel compression technique for faster reconstruction with many channels".
     """
     require_tensor("kspace", kspace)
-    if not kspace.is_complex():
-        raise TypeError(f"kspace must be complex, got {kspace.dtype}; use kspace.to(torch.complex64)")
+    require_complex("kspace", kspace)
     if kspace.ndim < 3:
         raise ValueError(
             f"kspace must be (B, coil, ...), got {tuple(kspace.shape)}; add a batch axis with kspace[None]"

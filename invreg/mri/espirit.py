@@ -8,7 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from invreg._check import require_count, require_finite, require_positive, require_tensor
+from invreg._check import (
+    require_batch,
+    require_complex,
+    require_count,
+    require_finite,
+    require_positive,
+    require_tensor,
+)
+from invreg.mri.compression import compression_matrix
 
 MAX_COLUMNS = 4096  # of the calibration matrix; its Gram matrix is decomposed in full, at a cost that grows cubed
 PIECE_ENTRIES = 2**22  # 32 MiB of complex64: coil x coil matrices held at a time
@@ -97,7 +105,7 @@ def espirit(
     in image space, one coil x coil matrix at each voxel, whose eigenvectors to eigenvalue 1 are the sensitivities.
 
     The rules for what is left open: maps have norm 1 over the coils at every voxel. The phase of each is such that its
-    inner product with the first principal component of the coils in the calibration region is real and positive.
+    inner product with the first virtual coil of `compression_matrix` of the calibration region is real and positive.
     Where a set's eigenvalue is below `crop` its maps are 0.
 
     Time grows with voxels * coil^3, and the eigenvectors of (coil * kernel^d)^2 are needed once, so that in 3D more
@@ -122,7 +130,7 @@ def espirit(
 
     Source: Uecker et al. 2014, "ESPIRiT - an eigenvalue approach to autocalibrating parallel MRI", eqs. 6 to 10.
     """
-    _check(kspace, kernel, threshold, crop, sets)
+    _check(kspace, calibration, kernel, threshold, crop, sets)
     dim = kspace.ndim - 2
     region = find_calibration(_common_mask(kspace, mask), largest=calibration, least=kernel)
     centre = kspace
@@ -134,19 +142,19 @@ def espirit(
     centre = centre / scale
     lags = _lag_kernels(_signal_subspace(centre, kernel, threshold), kernel, kspace.shape[1], dim)
     maps, eigenvalues = _eigenmaps(lags, tuple(kspace.shape[2:]), kernel, sets)
-    maps = maps * _phases(maps, _principal_coil(centre))
+    maps = maps * _phases(maps, compression_matrix(centre, 1)[:, 0].conj())
     maps = torch.where((eigenvalues >= crop).unsqueeze(2), maps, 0)
     return SensitivityMaps(maps, eigenvalues, region)
 
 
-def _check(kspace: Tensor, kernel: int, threshold: float, crop: float, sets: int) -> None:
+def _check(kspace: Tensor, calibration: int, kernel: int, threshold: float, crop: float, sets: int) -> None:
     require_tensor("kspace", kspace)
-    if not kspace.is_complex():
-        raise TypeError(f"kspace must be complex, got {kspace.dtype}; use kspace.to(torch.complex64)")
+    require_complex("kspace", kspace)
     if kspace.ndim not in (4, 5):
         raise ValueError(f"kspace must be (B, coil, y, x) or (B, coil, z, y, x), got {tuple(kspace.shape)}")
     require_finite("kspace", kspace)
     require_count("kernel", kernel)
+    require_count("calibration", calibration, least=kernel)
     require_positive("threshold", threshold, zero_allowed=True)
     require_positive("crop", crop, zero_allowed=True)
     coils = kspace.shape[1]
@@ -175,6 +183,7 @@ def _common_mask(kspace: Tensor, mask: Tensor | None) -> Tensor:
     fits = full.ndim == kspace.ndim and full.shape[1] == 1
     if not fits or any(m not in (1, n) for m, n in zip(full.shape[2:], grid, strict=True)):
         raise ValueError(f"mask must be {tuple(grid)} or (B, 1, *{tuple(grid)}), got {tuple(mask.shape)}")
+    require_batch("kspace", kspace, full.shape[0], "mask")
     return full[:, 0].all(0).expand(grid).to(kspace.device)
 
 
@@ -249,13 +258,6 @@ def _waves(n: int, kernel: int, like: Tensor) -> Tensor:
     place = torch.arange(n, device=like.device) - n // 2
     angle = (place[:, None] * lag).remainder(n).double() * (-2 * math.pi / n)
     return torch.polar(torch.ones_like(angle), angle).to(like.dtype)
-
-
-def _principal_coil(centre: Tensor) -> Tensor:
-    """The coil combination of largest energy, (B, coil)."""
-    flat = centre.flatten(2)
-    vectors: Tensor = torch.linalg.eigh(flat @ flat.mH).eigenvectors
-    return vectors[..., -1]
 
 
 def _phases(maps: Tensor, reference: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from invreg._check import require_finite, require_positive, require_same_precision, require_tensor
+from invreg._check import require_complex, require_finite, require_positive, require_same_precision, require_tensor
 
 
 def noise_covariance(noise: Tensor, *, bandwidth_ratio: float = 1.0) -> Tensor:
@@ -27,8 +27,7 @@ def noise_covariance(noise: Tensor, *, bandwidth_ratio: float = 1.0) -> Tensor:
         ValueError: wrong shape, NaN or Inf, fewer samples than coils, or a coil that records nothing.
     """
     require_tensor("noise", noise)
-    if not noise.is_complex():
-        raise TypeError(f"noise must be complex, got {noise.dtype}; use noise.to(torch.complex64)")
+    require_complex("noise", noise)
     if noise.ndim != 2:
         raise ValueError(f"noise must be (coil, samples), got {tuple(noise.shape)}")
     require_finite("noise", noise)
@@ -63,8 +62,7 @@ def whitening_matrix(covariance: Tensor) -> Tensor:
     Source: Pruessmann et al. 2001, "Advances in sensitivity encoding with arbitrary k-space trajectories", appendix A.
     """
     require_tensor("covariance", covariance)
-    if not covariance.is_complex():
-        raise TypeError(f"covariance must be complex, got {covariance.dtype}; use covariance.to(torch.complex64)")
+    require_complex("covariance", covariance)
     if covariance.ndim < 2 or covariance.shape[-1] != covariance.shape[-2]:
         raise ValueError(f"covariance must be (..., coil, coil), got {tuple(covariance.shape)}")
     require_finite("covariance", covariance)

@@ -7,7 +7,7 @@ from types import EllipsisType
 import torch
 from torch import Tensor
 
-from invreg._check import require_finite, require_positive, require_same_precision, require_tensor
+from invreg._check import require_batch, require_finite, require_positive, require_same_precision, require_tensor
 from invreg.interfaces import LinearOperator
 
 
@@ -40,6 +40,11 @@ class _Convolution:
         batch = kernel.shape[: kernel.ndim - self.dim] or (1,)
         transfer: Tensor = torch.fft.fftn(padded, dim=axes)
         return transfer.reshape(*batch, *(1,) * self.leading, *self.grid)
+
+
+def _check(name: str, value: Tensor, kernel: Tensor, transfer: Tensor) -> None:
+    require_same_precision(name, value, "kernel", kernel)
+    require_batch(name, value, transfer.shape[0], "kernel")
 
 
 def _filter(x: Tensor, transfer: Tensor, dim: int, real: bool) -> Tensor:
@@ -84,7 +89,7 @@ class Blur(LinearOperator):
         self.register_buffer("transfer", layout.transfer(kernel))
 
     def _multiply(self, name: str, x: Tensor, transfer: Tensor) -> Tensor:
-        require_same_precision(name, x, "kernel", self.kernel)
+        _check(name, x, self.kernel, self.transfer)
         return _filter(x, transfer, self.dim, not self.kernel.is_complex())
 
     def _power(self) -> Tensor:
@@ -144,12 +149,12 @@ class ValidBlur(LinearOperator):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_signal(x)
-        require_same_precision("x", x, "kernel", self.kernel)
+        _check("x", x, self.kernel, self.transfer)
         return _filter(x, self.transfer, self.dim, not self.kernel.is_complex())[self._window]
 
     def adjoint(self, y: Tensor) -> Tensor:
         self.check_measurement(y)
-        require_same_precision("y", y, "kernel", self.kernel)
+        _check("y", y, self.kernel, self.transfer)
         padded = torch.nn.functional.pad(y, self._padding)
         return _filter(padded, self.transfer.conj(), self.dim, not self.kernel.is_complex())
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from invreg._check import require_tensor
+from invreg._check import require_batch, require_complex, require_tensor
 from invreg.interfaces import LinearOperator
 
 
@@ -39,13 +39,6 @@ def _axes(dim: int) -> tuple[int, ...]:
     if isinstance(dim, bool) or dim not in (1, 2, 3):
         raise ValueError(f"dim must be 1, 2 or 3, the number of transformed axes, got {dim!r}")
     return tuple(range(-dim, 0))
-
-
-def require_complex(name: str, value: Tensor) -> None:
-    """Raise TypeError unless `value` is complex; the message says how to make it so."""
-    if not value.is_complex():
-        wanted = "complex128" if value.dtype == torch.float64 else "complex64"
-        raise TypeError(f"{name} must be complex, got {value.dtype}; use {name}.to(torch.{wanted})")
 
 
 def shift_phases(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -228,9 +221,3 @@ class MaskedFourier(LinearOperator):
 
     def extra_repr(self) -> str:
         return f"shape={self.signal_shape}"
-
-
-def require_batch(name: str, value: Tensor, batch: int, owner: str) -> None:
-    """Raise ValueError if a constant that differs by sample meets a batch of another size."""
-    if batch not in (1, value.shape[0]):
-        raise ValueError(f"{name} must have batch size {batch}, that of the {owner}, got {value.shape[0]}")

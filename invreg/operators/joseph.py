@@ -212,47 +212,6 @@ def padded_views(sinogram: Tensor, margin: int) -> tuple[Tensor, Tensor, Tensor]
     return torch.nn.functional.pad(sinogram, (margin, margin)), starts, sinogram.new_full((), float(detectors))
 
 
-class MatchedPair(torch.autograd.Function):
-    """A linear map whose backward pass is its transpose, differentiable as often as you like, also by `torch.func`."""
-
-    @staticmethod
-    def forward(x: Tensor, apply: Callable[[Tensor], Tensor], transpose: Callable[[Tensor], Tensor]) -> Tensor:
-        return apply(x)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.pair = inputs[1:]
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        apply, transpose = ctx.pair
-        return matched(gradient, transpose, apply), None, None
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
-        return matched(tangent, *ctx.pair)
-
-    @staticmethod
-    def vmap(
-        info: Any,
-        in_dims: tuple[int | None, ...],
-        x: Tensor,
-        apply: Callable[[Tensor], Tensor],
-        transpose: Callable[[Tensor], Tensor],
-    ) -> tuple[Tensor, int]:
-        """More channels: both maps treat each alike."""
-        assert in_dims[0] is not None
-        stacked = x.movedim(in_dims[0], 0)
-        out = matched(stacked.flatten(0, 1), apply, transpose)
-        return out.unflatten(0, stacked.shape[:2]), 0
-
-
-def matched(x: Tensor, apply: Callable[[Tensor], Tensor], transpose: Callable[[Tensor], Tensor]) -> Tensor:
-    """apply(x), with `transpose` as its vector-Jacobian product. Both are real: complex x go in as two channels."""
-    out: Tensor = MatchedPair.apply(x, apply, transpose)  # type: ignore[no-untyped-call]
-    return out
-
-
 def as_channels(x: Tensor) -> Tensor:
     """(B, ., .) real or complex -> (B or 2 B, ., .) real."""
     if not x.is_complex():
@@ -355,9 +314,9 @@ def check_angles(angles: Tensor | Sequence[float]) -> Tensor:
         values = torch.as_tensor(angles)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"angles must be a tensor or a sequence of numbers, got {type(angles).__name__}") from error
-    if not isinstance(angles, Tensor) or not values.is_floating_point():
-        if values.is_complex() or values.dtype == torch.bool:
-            raise TypeError(f"angles must be real numbers in radians, got {values.dtype}")
+    if values.is_complex() or values.dtype == torch.bool:
+        raise TypeError(f"angles must be real numbers in radians, got {values.dtype}")
+    if not values.is_floating_point() or not hasattr(angles, "dtype"):  # plain numbers have no precision of their own
         values = values.to(torch.get_default_dtype())
     if values.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"angles must be float32 or float64, got {values.dtype}; use angles.to(torch.float32)")

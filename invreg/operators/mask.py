@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from invreg._check import require_tensor
+from invreg._check import require_batch, require_tensor
 from invreg.interfaces import LinearOperator
 
 
@@ -45,10 +45,12 @@ class Mask(LinearOperator):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_signal(x)
+        self._check_batch("x", x)
         return torch.where(self.mask, x, 0)
 
     def adjoint(self, y: Tensor) -> Tensor:
         self.check_measurement(y)
+        self._check_batch("y", y)
         return torch.where(self.mask, y, 0)
 
     def normal(self, x: Tensor) -> Tensor:
@@ -57,7 +59,12 @@ class Mask(LinearOperator):
     def solve_normal(self, b: Tensor, shift: Tensor) -> Tensor:
         """(A^H A + shift)^-1 b = b / (mask + shift)."""
         self.check_signal(b)
+        self._check_batch("b", b)
         return b / (self.mask + shift)
 
     def sampled(self) -> Tensor:
         return self.mask
+
+    def _check_batch(self, name: str, value: Tensor) -> None:
+        if self.mask.ndim == value.ndim:
+            require_batch(name, value, self.mask.shape[0], "mask")

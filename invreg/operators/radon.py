@@ -19,7 +19,6 @@ from invreg.operators.joseph import (
     chunks,
     from_channels,
     gather_parallel,
-    matched,
     padded_rows,
     padded_views,
     pixel_axes,
@@ -27,6 +26,7 @@ from invreg.operators.joseph import (
     run_kernel,
     use_compiled,
 )
+from invreg.operators.matched import matched
 
 
 class ParallelBeam(LinearOperator):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from invreg._check import require_finite, require_same_precision, require_tensor
+from invreg._check import require_batch, require_complex, require_finite, require_same_precision, require_tensor
 from invreg.interfaces import LinearOperator
 from invreg.operators.fourier import (
-    require_batch,
-    require_complex,
     sampling_mask,
     shift_phases,
     varying_axes,
@@ -42,6 +41,8 @@ class _MultiCoil(LinearOperator, ABC):
             self.maps = maps
         else:
             self.register_buffer("maps", maps)
+        if mask is not None:
+            require_tensor("mask", mask)
         sampled = None if mask is None else sampling_mask(mask.to(maps.device), spatial, ("B", "1"))
         if sampled is not None and sampled.shape[0] > 1 and maps.shape[0] not in (1, sampled.shape[0]):
             raise ValueError(
@@ -49,6 +50,12 @@ class _MultiCoil(LinearOperator, ABC):
             )
         self.register_buffer("mask", sampled)
         self.register_buffer("phase", shift_phases(spatial, maps.dtype, maps.device), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        # phases that were rounded to single precision would not be of modulus 1 in double
+        self.phase = shift_phases(tuple(self.maps.shape[-self.dim :]), self.maps.dtype, self.maps.device)
+        return self
 
     @abstractmethod
     def _spread(self, x: Tensor, maps: Tensor) -> Tensor:

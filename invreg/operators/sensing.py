@@ -133,8 +133,8 @@ class HadamardSensing(LinearOperator):
         n = math.prod(shape)
         if n < 1 or n & (n - 1):
             raise ValueError(f"signal_shape must hold a power of 2 entries, got {shape}; pad the signal")
-        if signs.numel() != n or not bool((signs.abs() == 1).all()):
-            raise ValueError(f"signs must be {n} numbers +-1, got {signs.numel()} numbers or others")
+        if signs.is_complex() or signs.numel() != n or not bool((signs.abs() == 1).all()):
+            raise ValueError(f"signs must be {n} real numbers +-1, got {signs.numel()} numbers or others")
         if rows.ndim != 1 or not len(rows) or int(rows.min()) < 0 or int(rows.max()) >= n:
             raise ValueError(f"rows must be (m,) indices from 0 to {n - 1}, got {tuple(rows.shape)} or others")
         if bool((rows.sort().values.diff() == 0).any()):

@@ -185,3 +185,11 @@ def test_wrong_kernel_parameters_are_refused() -> None:
         gaussian_kernel(1.0, spacing=-1.0)
     with pytest.raises(ValueError, match="length must be finite and > 0"):
         motion_kernel(0.0, 0.0)
+
+
+@pytest.mark.parametrize("kind", [Blur, ValidBlur])
+def test_a_kernel_of_each_sample_wants_as_many_samples(kind: type[Blur | ValidBlur]) -> None:
+    operator = kind(torch.ones(3, 2, 2), (4, 4), per_sample=True)
+    for batch in (1, 2):
+        with pytest.raises(ValueError, match=f"x must have batch size 3, that of the kernel, got {batch}"):
+            operator(torch.ones(batch, 4, 4))

@@ -248,8 +248,11 @@ def test_to_changes_precision_and_keeps_complex_buffers(name: str) -> None:
     row = ROWS[name]
     x = row.signal(torch.float64, row.signals[0])
     want = row.make(torch.float64)(x)
-    got = row.make(torch.float32).to(torch.float64)(x)
+    moved = row.make(torch.float32).to(torch.float64)
+    got = moved(x)
     assert relative_gap(got, want) <= 1e-5
+    if isinstance(moved, LinearOperator):
+        assert relative_gap(moved.normal(x), moved.adjoint(got)) <= 1e-12
 
 
 @pytest.mark.parametrize("name", list(ROWS))

@@ -82,3 +82,10 @@ def test_mask_of_another_kind_or_shape_is_refused() -> None:
 def test_measurement_of_wrong_shape_is_refused() -> None:
     with pytest.raises(ValueError, match=r"y must be \(B, 2\)"):
         Mask(torch.tensor([True, False])).adjoint(torch.ones(1, 3))
+
+
+def test_a_mask_of_each_sample_wants_as_many_samples() -> None:
+    mask = Mask(torch.ones(3, 4, dtype=torch.bool), (4,))
+    for batch in (1, 2):
+        with pytest.raises(ValueError, match=f"x must have batch size 3, that of the mask, got {batch}"):
+            mask(torch.ones(batch, 4))

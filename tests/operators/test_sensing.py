@@ -118,7 +118,7 @@ def test_wrong_hadamard_choices_are_refused() -> None:
         HadamardSensing(torch.tensor([1, 1]), signs)
     with pytest.raises(ValueError, match="indices from 0 to 7"):
         HadamardSensing(torch.tensor([8]), signs)
-    with pytest.raises(ValueError, match=r"signs must be 8 numbers \+-1"):
+    with pytest.raises(ValueError, match=r"signs must be 8 real numbers \+-1"):
         HadamardSensing(torch.tensor([1]), 2 * signs)
     with pytest.raises(TypeError, match="rows must be int64, got torch.float32"):
         HadamardSensing(torch.tensor([1.0]), signs)
