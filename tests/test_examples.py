@@ -1,12 +1,17 @@
 """Every example runs, and shows what it says it shows."""
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
+import matplotlib as mpl
 import pytest
 
-EXAMPLES = sorted((Path(__file__).resolve().parent.parent / "examples").glob("*.py"))
+from invreg.metrics import psnr
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
 def load(name: str) -> ModuleType:
@@ -53,3 +58,14 @@ def test_denoiser_of_deepinv_deblurs() -> None:
     if not scores:
         pytest.skip("deepinv is not installed")
     assert scores["plug-and-play"] > scores["measured"]
+
+
+def test_the_code_in_the_readme_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 1
+    monkeypatch.chdir(tmp_path)
+    mpl.use("agg")
+    names: dict[str, object] = {}
+    exec(compile(blocks[0], "README.md", "exec"), names)
+    assert float(psnr(names["result"].x, names["scan"].truth)) > 37  # type: ignore[attr-defined]
+    assert (tmp_path / "result.png").stat().st_size > 0

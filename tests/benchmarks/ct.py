@@ -1,6 +1,6 @@
 """Parallel-beam projection, its adjoint and one SIRT iteration beside ASTRA (CPU) and deepinv.
 
-    python tests/benchmarks/ct.py [--quick] [--threads 2] [--repeats 7]
+    python tests/benchmarks/ct.py [--quick] [--threads 2] [--repeats 7] [--case 256/180]
 
 Single precision, one image of N x N pixels, ceil(sqrt(2) N) detectors, so that views see the whole square; deepinv is
 shown also with circle=True, which leaves the corners out and has N detectors, that is 0.7 times the rays. Times are
@@ -20,6 +20,7 @@ from torch import Tensor
 from invreg.operators import ParallelBeam
 from invreg.phantom import rasterise, shepp_logan
 
+CASES = ("256/180", "512/360", "512/720")
 Pair = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
 
 
@@ -104,8 +105,8 @@ def both(name: str, size: int, views: int) -> Job:
 def benchmark(size: int, views: int, repeats: int, memory: bool) -> list[Row]:
     """All rows of one size."""
     available = [name for name in SOLVERS if name not in NEEDS or peer(NEEDS[name]) is not None]
-    timed = {name: jobs(name, size, views) for name in available}
     peaks = {name: peak_memory(partial(both, name, size, views)) if memory else None for name in available}
+    timed = {name: jobs(name, size, views) for name in available}
     rows = []
     for task in next(iter(timed.values())):
         case = f"{size}/{views} {task}"
@@ -125,12 +126,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a smoke run of seconds at a tiny size")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--case", choices=CASES, help="one size / views alone")
     options = parser.parse_args()
     use_threads(options.threads)
     print(machine())
-    sizes = [(32, 20)] if options.quick else [(256, 180), (512, 360), (512, 720)]
+    cases = ["32/20"] if options.quick else [options.case] if options.case else CASES
     with torch.no_grad():
-        for size, views in sizes:
+        for case in cases:
+            size, views = map(int, case.split("/"))
             print(table(benchmark(size, views, 1 if options.quick else options.repeats, not options.quick)), flush=True)
             print()
 

@@ -123,11 +123,12 @@ def peak_memory(build: Callable[[], Job]) -> float | None:
 
 def _peak_in_this_process(build: Callable[[], Job], threads: int) -> float:
     use_threads(threads)
-    build()()
-    _trim()
-    before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-    build()()
+    with torch.no_grad():
+        build()()
+        _trim()
+        before = _resident("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+        build()()
     return _resident("VmHWM") - before
 
 

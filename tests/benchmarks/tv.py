@@ -215,7 +215,10 @@ def by_sigpy(maps_and_mask: tuple[Tensor, Tensor] | None, y: Tensor, weight: flo
 
 
 def fewest(reached: Callable[[int], bool], limit: int) -> int | None:
-    """The fewest iterations that reach the aim, to within 5 %, or None if `limit` does not."""
+    """The fewest iterations that reach the aim, to within 5 %, or None if `limit` does not.
+
+    By bisection; where reaching it is not monotone, as under FISTA, it is some number that does.
+    """
     high = 1
     while not reached(high):
         if high >= limit:
