@@ -38,7 +38,7 @@ SHARED: dict[str, set[str]] = {
     "io": {"dicom_series", "files", "hdf5", "ismrmrd_header", "records"},
     "models": {"schedule"},
     "mri": {"compression"},
-    "operators": {"blur", "fourier", "joseph", "matched"},
+    "operators": {"blur", "fourier", "joseph", "rays"},
     "regularizers": {"norms"},
     "training": {"checkpoint", "loop"},
 }

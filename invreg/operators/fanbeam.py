@@ -8,28 +8,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from invreg._check import require_positive, require_same_precision
-from invreg.interfaces import LinearOperator
+from invreg._check import require_positive
 from invreg.operators.joseph import (
-    as_channels,
     check_angles,
     check_grid,
-    check_offset,
-    check_point,
     chunks,
-    from_channels,
     gather_fan,
-    padded_rows,
     padded_views,
     pixel_axes,
-    project_lines,
     run_kernel,
     use_compiled,
 )
-from invreg.operators.matched import matched
+from invreg.operators.rays import RayTransform
 
 
-class FanBeam(LinearOperator):
+class FanBeam(RayTransform):
     """Fan-beam sinograms: (B, Ny, Nx) -> (B, A, D), real or complex.
 
     In view a the source is at centre + source_origin (sin a, -cos a) and the foot of the central ray at
@@ -66,9 +59,6 @@ class FanBeam(LinearOperator):
     Source: Joseph 1982; Kak and Slaney 1988, section 3.4, for the geometry.
     """
 
-    angles: Tensor
-    cos: Tensor
-    sin: Tensor
     fan_cos: Tensor
     fan_sin: Tensor
     geometry: Tensor
@@ -94,40 +84,30 @@ class FanBeam(LinearOperator):
         distance = float(source_origin + origin_detector)
         pitch = pixel_size * distance / source_origin if detector_pitch is None else detector_pitch
         check_grid(shape, detectors, {"pixel_size": pixel_size, "detector_pitch": pitch})
-        super().__init__((int(shape[0]), int(shape[1])), (values.numel(), detectors))
-        self.image_shape = int(shape[0]), int(shape[1])
-        self.detectors = detectors
+        super().__init__(
+            shape,
+            values,
+            detectors,
+            pixel_size=pixel_size,
+            detector_pitch=pitch,
+            detector_offset=detector_offset,
+            centre_of_rotation=centre_of_rotation,
+            compile=compile,
+        )
         self.source_origin, self.origin_detector = float(source_origin), float(origin_detector)
-        self.pixel_size, self.detector_pitch = float(pixel_size), float(pitch)
-        self.detector_offset = check_offset("detector_offset", detector_offset)
-        self.centre_of_rotation = check_point("centre_of_rotation", centre_of_rotation)
         self.curved = curved
-        self.compile_kernels = compile
-        wide = values.double()
         ratio = self._offsets(torch.float64) / distance
         fan = ratio if curved else ratio.atan()
         widest = float(fan.abs().max())
         if widest >= math.pi / 2:
             raise ValueError(f"the half-fan must be below 90 degrees, got {math.degrees(widest):.4g}; check the pitch")
         self.taps = self._most_taps(widest)
-        self.register_buffer("angles", values.clone())
-        self.register_buffer("cos", wide.cos().to(values.dtype))
-        self.register_buffer("sin", wide.sin().to(values.dtype))
         self.register_buffer("fan_cos", fan.cos().to(values.dtype))
         self.register_buffer("fan_sin", fan.sin().to(values.dtype))
         # distance of the source in pixels, detectors per unit of tangent (or of angle), index of the central ray
         middle = (detectors - 1) / 2 - self.detector_offset / pitch
         geometry = (source_origin / pixel_size, distance / pitch, middle)
         self.register_buffer("geometry", torch.tensor(geometry, dtype=values.dtype))
-
-    def _offsets(self, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
-        index = torch.arange(self.detectors, dtype=dtype, device=device)
-        return (index - (self.detectors - 1) / 2) * self.detector_pitch + self.detector_offset
-
-    @property
-    def offsets(self) -> Tensor:
-        """Detector positions u, (D,), mm."""
-        return self._offsets(self.cos.dtype, self.cos.device)
 
     @property
     def fan_angles(self) -> Tensor:
@@ -160,58 +140,14 @@ class FanBeam(LinearOperator):
         width = angular * (self.source_origin + self.origin_detector) / self.detector_pitch
         return min(math.ceil(width + 1e-6), self.detectors)
 
-    def forward(self, x: Tensor) -> Tensor:
-        self.check_signal(x)
-        require_same_precision("x", x, "angles", self.cos)
-        return from_channels(matched(as_channels(x), self._project, self._backproject), x)
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        self.check_measurement(y)
-        require_same_precision("y", y, "angles", self.cos)
-        return from_channels(matched(as_channels(y), self._backproject, self._project), y)
-
     def _normals(self) -> tuple[Tensor, Tensor]:
-        """Cosine and sine of every ray's normal angle a - gamma, (A, D)."""
         cos, sin = self.cos[:, None], self.sin[:, None]
         return cos * self.fan_cos + sin * self.fan_sin, sin * self.fan_cos - cos * self.fan_sin
 
-    def _length(self) -> Tensor:
-        """Length of every ray in a row (or column) of pixels, (A, D), mm."""
-        cos, sin = self._normals()
-        return self.pixel_size / torch.maximum(cos.abs(), sin.abs())
-
-    def _project(self, image: Tensor) -> Tensor:
-        rows = padded_rows(image)
-        ny, nx = self.image_shape
+    def _distances(self) -> Tensor:
         cx, cy = self.centre_of_rotation
-        angles, count = self.angles.numel(), rows.starts.numel()
         cos, sin = self._normals()
-        s = self.source_origin * self.fan_sin + cx * cos + cy * sin
-        steep = cos.abs() >= sin.abs()
-        main, side = torch.where(steep, cos, sin), torch.where(steep, sin, cos)
-        across, along = torch.where(steep, nx, ny), torch.where(steep, ny, nx)
-        slope = -side / main
-        # as in ParallelBeam: main * u + side * v = s with u across the rows, v along them
-        position = 1 + (across - 1) / 2.0 + slope * ((count - along) / 2.0) + s / (main * self.pixel_size)
-        base = torch.where(steep, 0, rows.turned).to(torch.int32)
-        channels = image.shape[0]
-        compiled = use_compiled(self.compile_kernels, channels * angles * self.detectors * count, image.device)
-        parts = [
-            run_kernel(
-                project_lines,
-                self.compile_kernels,
-                compiled,
-                rows.image,
-                position[part],
-                slope[part],
-                base[part],
-                rows.coordinates,
-                rows.starts,
-                rows.last,
-            )
-            for part in chunks(angles, count * self.detectors, channels, compiled)
-        ]
-        return torch.cat(parts, 1) * self._length()
+        return self.source_origin * self.fan_sin + cx * cos + cy * sin
 
     def _backproject(self, sinogram: Tensor) -> Tensor:
         views, starts, last = padded_views(sinogram * self._length(), self.taps)

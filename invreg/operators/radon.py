@@ -8,28 +8,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from invreg._check import require_same_precision
-from invreg.interfaces import LinearOperator
 from invreg.operators.joseph import (
-    as_channels,
     check_angles,
     check_grid,
-    check_offset,
-    check_point,
     chunks,
-    from_channels,
     gather_parallel,
-    padded_rows,
     padded_views,
     pixel_axes,
-    project_lines,
     run_kernel,
     use_compiled,
 )
-from invreg.operators.matched import matched
+from invreg.operators.rays import RayTransform
 
 
-class ParallelBeam(LinearOperator):
+class ParallelBeam(RayTransform):
     """Parallel-beam sinograms: (B, Ny, Nx) -> (B, A, D), real or complex.
 
     Pixel (i, j) has its centre at x = (j - (Nx - 1) / 2) pixel_size, y = (i - (Ny - 1) / 2) pixel_size (y downwards),
@@ -60,10 +52,6 @@ class ParallelBeam(LinearOperator):
     Source: Joseph 1982, "An improved algorithm for reprojecting rays through pixel images".
     """
 
-    angles: Tensor
-    cos: Tensor
-    sin: Tensor
-
     def __init__(
         self,
         shape: tuple[int, int],
@@ -80,79 +68,36 @@ class ParallelBeam(LinearOperator):
         pitch = pixel_size if detector_pitch is None else detector_pitch
         check_grid(shape, 1 if detectors is None else detectors, {"pixel_size": pixel_size, "detector_pitch": pitch})
         count = math.ceil(math.hypot(*shape) * pixel_size / pitch) if detectors is None else detectors
-        super().__init__((int(shape[0]), int(shape[1])), (values.numel(), count))
-        self.image_shape = int(shape[0]), int(shape[1])
-        self.detectors = count
-        self.pixel_size, self.detector_pitch = float(pixel_size), float(pitch)
-        self.detector_offset = check_offset("detector_offset", detector_offset)
-        self.centre_of_rotation = check_point("centre_of_rotation", centre_of_rotation)
-        self.compile_kernels = compile
-        wide = values.double()
-        self.register_buffer("angles", values.clone())
-        self.register_buffer("cos", wide.cos().to(values.dtype))
-        self.register_buffer("sin", wide.sin().to(values.dtype))
-
-    @property
-    def offsets(self) -> Tensor:
-        """Detector positions s, (D,), mm."""
-        index = torch.arange(self.detectors, dtype=self.cos.dtype, device=self.cos.device)
-        return (index - (self.detectors - 1) / 2) * self.detector_pitch + self.detector_offset
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.check_signal(x)
-        require_same_precision("x", x, "angles", self.cos)
-        return from_channels(matched(as_channels(x), self._project, self._backproject), x)
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        self.check_measurement(y)
-        require_same_precision("y", y, "angles", self.cos)
-        return from_channels(matched(as_channels(y), self._backproject, self._project), y)
+        super().__init__(
+            shape,
+            values,
+            count,
+            pixel_size=pixel_size,
+            detector_pitch=pitch,
+            detector_offset=detector_offset,
+            centre_of_rotation=centre_of_rotation,
+            compile=compile,
+        )
 
     def _centre_shift(self) -> Tensor:
         """S of the image centre in every view, (A,), mm."""
         cx, cy = self.centre_of_rotation
         return -(cx * self.cos + cy * self.sin)
 
-    def _project(self, image: Tensor) -> Tensor:
-        rows = padded_rows(image)
-        ny, nx = self.image_shape
-        angles, count = self.angles.numel(), rows.starts.numel()
-        steep = self.cos.abs() >= self.sin.abs()
-        main, side = torch.where(steep, self.cos, self.sin), torch.where(steep, self.sin, self.cos)
-        # a line is main * u + side * v = s + shift with u across the rows, v along them, both from the image centre
-        across, along = torch.where(steep, nx, ny), torch.where(steep, ny, nx)
-        slope = -side / main
-        start = 1 + (across - 1) / 2.0 + slope * ((count - along) / 2.0)  # of `count` rows only `along` are real
-        start = start - self._centre_shift() / (main * self.pixel_size)
-        position = start[:, None] + self.offsets[None] / (main * self.pixel_size)[:, None]
-        base = torch.where(steep, 0, rows.turned).to(torch.int32)
-        channels = image.shape[0]
-        compiled = use_compiled(self.compile_kernels, channels * angles * self.detectors * count, image.device)
-        parts = [
-            run_kernel(
-                project_lines,
-                self.compile_kernels,
-                compiled,
-                rows.image,
-                position[part],
-                slope[part, None],
-                base[part, None],
-                rows.coordinates,
-                rows.starts,
-                rows.last,
-            )
-            for part in chunks(angles, count * self.detectors, channels, compiled)
-        ]
-        return torch.cat(parts, 1) * (self.pixel_size / main.abs())[:, None]
+    def _normals(self) -> tuple[Tensor, Tensor]:
+        return self.cos[:, None], self.sin[:, None]
+
+    def _distances(self) -> Tensor:
+        return self.offsets - self._centre_shift()[:, None]
 
     def _backproject(self, sinogram: Tensor) -> Tensor:
-        largest = torch.maximum(self.cos.abs(), self.sin.abs())
         ratio = self.pixel_size / self.detector_pitch
         taps = max(1, math.ceil(2 * ratio))
-        views, starts, last = padded_views(sinogram * (self.pixel_size / largest)[:, None], taps)
+        views, starts, last = padded_views(sinogram * self._length(), taps)
         middle = (self.detectors - 1) / 2 - self.detector_offset / self.detector_pitch
         shift = middle + self._centre_shift() / self.detector_pitch
-        cos, sin, reach = self.cos * ratio, self.sin * ratio, largest * ratio
+        cos, sin = self.cos * ratio, self.sin * ratio
+        reach = torch.maximum(cos.abs(), sin.abs())
         y, x = pixel_axes(self.image_shape, sinogram)
         channels, angles, pixels = sinogram.shape[0], self.angles.numel(), y.numel() * x.numel()
         compiled = use_compiled(self.compile_kernels, channels * angles * pixels, sinogram.device)
