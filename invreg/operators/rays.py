@@ -135,7 +135,7 @@ class RayTransform(LinearOperator):
 
 
 class MatchedPair(torch.autograd.Function):
-    """A linear map whose backward pass is its transpose, differentiable as often as you like, also by `torch.func`."""
+    """A linear map whose backward pass is its transpose, differentiable as often as you like."""
 
     @staticmethod
     def forward(x: Tensor, apply: Callable[[Tensor], Tensor], transpose: Callable[[Tensor], Tensor]) -> Tensor:
@@ -149,6 +149,10 @@ class MatchedPair(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         apply, transpose = ctx.pair
         return matched(gradient, transpose, apply), None, None
+
+
+class FunctionalPair(MatchedPair):
+    """The same with forward mode and vmap, which a compiler's tracing does not take."""
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
@@ -171,5 +175,6 @@ class MatchedPair(torch.autograd.Function):
 
 def matched(x: Tensor, apply: Callable[[Tensor], Tensor], transpose: Callable[[Tensor], Tensor]) -> Tensor:
     """apply(x), with `transpose` as its vector-Jacobian product. Both are real: complex x go in as two channels."""
-    out: Tensor = MatchedPair.apply(x, apply, transpose)  # type: ignore[no-untyped-call]
+    pair = MatchedPair if torch.compiler.is_compiling() else FunctionalPair
+    out: Tensor = pair.apply(x, apply, transpose)  # type: ignore[no-untyped-call]
     return out
