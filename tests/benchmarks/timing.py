@@ -15,14 +15,15 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
 
 import torch
 
 Job = Callable[[], object]
+MOST_SECONDS = 600  # that a measurement of memory may take
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,9 @@ def _wait() -> None:
 
 
 def peak_memory(build: Callable[[], Job]) -> float | None:
-    """Peak memory in MiB of `build()()`, construction included, measured in a fresh process; None off Linux.
+    """Peak memory in MiB of `build()()`, construction included, measured in a fresh process.
+
+    None off Linux, and where the process dies or takes longer than `MOST_SECONDS`.
 
     The job is built and run once to load libraries and make plans, dropped, and then built and run again: the highest
     resident size of the second run, less the size before it.
@@ -117,11 +120,21 @@ def peak_memory(build: Callable[[], Job]) -> float | None:
     if not Path("/proc/self/clear_refs").exists():
         return None
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_peak_in_this_process, build, torch.get_num_threads()).result(timeout=600)
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_tell_peak, args=(there, build, torch.get_num_threads()))
+    process.start()
+    there.close()
+    try:
+        peak: float | None = here.recv() if here.poll(MOST_SECONDS) else None
+        process.join(timeout=10)
+    except EOFError:
+        peak = None  # it ended without a word: out of memory, most likely
+    finally:
+        process.kill()
+    return peak
 
 
-def _peak_in_this_process(build: Callable[[], Job], threads: int) -> float:
+def _tell_peak(pipe: Connection, build: Callable[[], Job], threads: int) -> None:
     use_threads(threads)
     with torch.no_grad():
         build()()
@@ -129,7 +142,7 @@ def _peak_in_this_process(build: Callable[[], Job], threads: int) -> float:
         before = _resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
         build()()
-    return _resident("VmHWM") - before
+    pipe.send(_resident("VmHWM") - before)
 
 
 def _trim() -> None:
