@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any, ClassVar
 
 import torch
@@ -100,7 +101,7 @@ class OurPrior(DeepinvPrior):  # type: ignore[misc]
     def __init__(self, regularizer: Regularizer[Tensor], layout: str) -> None:
         super().__init__()
         self.regularizer, self.layout = regularizer, layout
-        self.explicit_prior = type(regularizer).exact
+        self.explicit_prior = regularizer.exact
 
     def fn(self, x: Tensor, g_param: Any = None, **options: Any) -> Tensor:
         value = self.regularizer(to_plain(x, self.layout))
@@ -377,14 +378,22 @@ def regularizer_of(prior: DeepinvPrior, layout: str, weight: float | Tensor, g_p
     """Deepinv's Prior as our Regularizer or Proximal, by what it has.
 
     Raises:
-        TypeError: it has neither value nor gradient nor proximal map of its own.
+        TypeError: it has neither value nor gradient nor proximal map of its own, or needs a g_param that is not given.
     """
     own_prox = type(prior).prox is not Potential.prox
     if prior.explicit_prior:
         kind = DeepinvsProximalRegularizer if own_prox else DeepinvsRegularizer
         return kind(prior, layout, weight, g_param)
+    _require_level(prior, prior.prox if own_prox else prior.grad, g_param)
     if own_prox:
         return DeepinvsProximal(prior, layout, weight, g_param)
     if type(prior).grad is not Potential.grad:
         return DeepinvsGradient(prior, layout, weight, g_param)
     raise TypeError(f"{type(prior).__name__} must have a value, a gradient or a prox of its own; it has none")
+
+
+def _require_level(prior: DeepinvPrior, method: Any, g_param: Any) -> None:
+    """Raise TypeError if the method cannot be called without the noise level that g_param is."""
+    _, level, *_ = inspect.signature(method).parameters.values()
+    if g_param is None and level.kind is level.POSITIONAL_OR_KEYWORD and level.default is level.empty:
+        raise TypeError(f"g_param must be given for {type(prior).__name__}, as its {level.name}; got None")

@@ -135,21 +135,26 @@ def build(cls: type[T], name: str, options: Mapping[str, Any], given: Mapping[st
 
 
 def regularizer(
-    text: str, shape: tuple[int, ...] | None, weight: float | None = None, dim: int | None = None
+    text: str,
+    shape: tuple[int, ...] | None,
+    weight: float | None = None,
+    dim: int | None = None,
+    channel_dim: int | None = None,
 ) -> Regularizer[Any]:
     """A regularizer from `NAME[:key=value,...]`; what the text says wins over the arguments.
 
     Args:
         text: the name with options; those of `wavelet` are its operator's too, such as `wavelet:wavelet=db4,levels=3`.
         shape: of the images, which wavelets need.
-        weight, dim: where the class takes them and the text does not say.
+        weight, dim, channel_dim: where the class takes them and the text does not say.
 
     Raises:
         TypeError, ValueError: as `parse`, `choose` and `build`; wavelets without a shape.
     """
     spec = parse(text)
     cls = choose("prior", spec.name, REGULARIZERS)
-    given = {key: value for key, value in (("weight", weight), ("dim", dim)) if value is not None}
+    known = {"weight": weight, "dim": dim, "channel_dim": channel_dim}
+    given = {key: value for key, value in known.items() if value is not None}
     if cls is not regularizers.WaveletL1:
         return build(cls, spec.name, spec.options, given)
     if shape is None:
@@ -160,7 +165,7 @@ def regularizer(
             raise ValueError(unknown_name("option of wavelet", key, own | {"weight", "penalize_approximation"}))
     chosen = {key: value for key, value in spec.options.items() if key in own}
     rest = {key: value for key, value in spec.options.items() if key not in own}
-    wavelet = build(operators.Wavelet, spec.name, chosen, {required(operators.Wavelet)[0]: shape})
+    wavelet = build(operators.Wavelet, spec.name, chosen, given | {required(operators.Wavelet)[0]: shape})
     return build(cls, spec.name, rest, given | {"wavelet": wavelet})
 
 

@@ -90,14 +90,15 @@ def from_deepinv(
         layout: how our tensors relate to deepinv's; see `as_deepinv`. Here "channels" stands for exactly one channel:
             ours are (B, *signal), deepinv's (B, 1, *signal).
         weight: of a prior, default 1.
-        g_param: of a prior, what deepinv calls so, passed on to it: the noise level of PnP and RED.
+        g_param: of a prior, what deepinv calls so, passed on to it: the noise level of PnP and RED, which need it.
         dtype: of a physics, of the signal that is sent through once to learn the measurement's shape; default real
             and then complex, in the precision of its buffers.
         snapshot: copy a physics, so that parameters stored in it later do not change the operator.
 
     Raises:
         ImportError: deepinv is not installed.
-        TypeError: `thing` is none of these, measures several tensors, cannot be copied, or an option is not for it.
+        TypeError: `thing` is none of these, measures several tensors, cannot be copied, or an option is missing or not
+            for it.
         ValueError: an unknown layout.
     """
     check_layout(layout)

@@ -304,9 +304,11 @@ class Regularizer(nn.Module, ABC, Generic[T]):
     """weight * R(x) of an image, a trajectory, a map or a field, as its argument type T says.
 
     The promise is the gradient. Where the number is also the penalty, `exact` is True; a surrogate says False.
+    Where the number is infinite for some images (a constraint, whose gradient says nothing), `finite` is False.
     """
 
     exact: ClassVar[bool] = True
+    finite: ClassVar[bool] = True
     weight: float | Tensor
 
     def __init__(self, weight: float | Tensor = 1.0) -> None:

@@ -3,12 +3,13 @@
 import inspect
 
 import pytest
+import torch
 
 from invreg import algorithms, config, operators, regularizers
 from invreg.algorithms import FISTA
 from invreg.algorithms.loop import Algorithm
 from invreg.interfaces import Operator, Regularizer
-from invreg.regularizers import TotalVariation
+from invreg.regularizers import TotalVariation, WaveletL1
 
 
 def test_options_are_read_as_numbers_booleans_tuples_and_text() -> None:
@@ -72,3 +73,13 @@ def test_every_algorithm_has_a_name() -> None:
 
 def test_total_variation_is_called_tv() -> None:
     assert config.REGULARIZERS["tv"] is TotalVariation
+
+
+def test_channels_reach_the_priors_that_know_them() -> None:
+    tv = config.regularizer("tv", (2, 8, 8), 0.5, 2, 1)
+    assert isinstance(tv, TotalVariation)
+    assert tv(torch.ones(1, 2, 8, 8)).shape == (1,)
+    wavelet = config.regularizer("wavelet:levels=1", (2, 8, 8), 0.5, 2, 1)
+    assert isinstance(wavelet, WaveletL1)
+    assert wavelet.wavelet.axes == (2, 3)
+    assert config.regularizer("l1", (2, 8, 8), 0.5, 2, 1).weight == 0.5

@@ -18,6 +18,7 @@ from invreg.interfaces import Denoiser, LinearOperator, Operator, Proximal, Regu
 from invreg.operators import Blur, ParallelBeam, Sense
 from invreg.problem import Problem
 from invreg.random import draw
+from invreg.regularizers import L1, RED, SumOfTerms, Tikhonov
 from invreg.testing import adjoint_gap, gradient_gap, linearity_gap, normal_gap, prox_gap, relative_gap, vjp_gap
 
 guard_torchvision()  # before anything imports torchvision
@@ -382,6 +383,22 @@ def test_plug_and_play_and_red_priors_keep_what_they_have() -> None:
     point = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(red(point).sum(), point)
     assert torch.allclose(gradient, 3 * x / 2)
+
+
+@pytest.mark.parametrize("kind", ["PnP", "RED", "ScorePrior"])
+def test_a_prior_that_needs_a_noise_level_is_refused_without(kind: str) -> None:
+    prior = getattr(deepinv.optim, kind)(deepinv.models.MedianFilter())
+    with pytest.raises(TypeError, match=f"g_param must be given for {kind}, as its sigma_denoiser"):
+        from_deepinv(prior)
+
+
+def test_a_sum_with_a_surrogate_is_no_explicit_prior() -> None:
+    class Same(Denoiser):
+        def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+            return x
+
+    assert as_deepinv(SumOfTerms(L1(), Tikhonov())).explicit_prior
+    assert not as_deepinv(SumOfTerms(L1(), RED(Same(), 0.1))).explicit_prior
 
 
 def test_prior_that_has_nothing_is_refused() -> None:

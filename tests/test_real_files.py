@@ -140,18 +140,20 @@ def test_an_ismrmrd_scan_without_maps_becomes_a_nifti_image(tmp_path: Path) -> N
 
 def test_a_fastmri_scan_without_maps_becomes_an_image(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
-    pytest.importorskip("nibabel")
+    nibabel = pytest.importorskip("nibabel")
     # readout first, as fastMRI stores it: the lines are columns
     kspace = np.stack([coil_kspace(seed=seed) for seed in (0, 1)]).swapaxes(-2, -1) * sampled_lines()
     with h5py.File(tmp_path / "scan.h5", "w") as file:
         file["kspace"] = kspace.astype(np.complex64)
         file["mask"] = sampled_lines().astype(np.float32)
+        file["ismrmrd_header"] = HEADER
         file.attrs["acquisition"] = "AXT2"
     done(tmp_path / "scan.h5", "-o", tmp_path / "image.nii.gz")
     found = read(tmp_path / "image.nii.gz")
     assert isinstance(found, Image)
     data = found.data.reshape(2, N, N)
     assert min(correlation(one.T, head()) for one in data) > 0.95
+    assert nibabel.load(tmp_path / "image.nii.gz").header.get_zooms() == (4.0, 4.0, 5.0)  # its slices are 5 mm thick
     about = json.loads((tmp_path / "image.nii.gz.json").read_text())
     assert len(about["slices"]) == 2
     assert "estimated" in about["plan"]["noise level"]

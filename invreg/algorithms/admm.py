@@ -94,6 +94,7 @@ class ADMM(Algorithm[SplittablePrior, ADMMState]):
         if self.rho is None:
             stiffness = largest_eigenvalue(lambda v: _stiffness(terms, v), x)
             rho = curvature(problem, x) * inverse(stiffness)
+            rho = torch.where(rho > 0, rho, 1)  # where the operator is zero, any will do
         else:
             rho = torch.full_like(norm(x), self.rho)
         splits = tuple(apply(k, x) for k, _ in terms)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from invreg._check import require_count, require_positive
-from invreg.algorithms.loop import Algorithm, Reconstruction
+from invreg.algorithms.loop import Algorithm, Reconstruction, Status
 from invreg.interfaces import LinearOperator, Regularizer
 from invreg.linalg import inner
 from invreg.noise import Gaussian
@@ -100,6 +100,9 @@ class GCV:
 class LCurve:
     """The weight of greatest curvature of (log misfit, log R); needs no sigma, and a prior whose value is its penalty.
 
+    R is the prior's value over the weight, which is right only if all of the prior scales with the weight; a constraint
+    that the images obey adds nothing and does no harm.
+
     Args:
         grid: weights on the logarithmic grid, >= 8.
 
@@ -160,9 +163,12 @@ def choose_weight(
         x0: first image.
 
     Raises:
-        TypeError: the misfit is not quadratic; or the rule needs a prior with a value.
+        TypeError: `rule` is none of these; the misfit is not quadratic; or the rule needs a prior with a value.
         ValueError: the bracket is not 0 < least < greatest.
+        KeyboardInterrupt: a reconstruction was interrupted: half a search chooses nothing.
     """
+    if not isinstance(rule, Rule):
+        raise TypeError(f"rule must be a Discrepancy(), SURE(), GCV() or LCurve(), got {rule!r}")
     if not problem.is_quadratic:
         raise TypeError(
             f"{type(rule).__name__} needs a LinearOperator and Gaussian noise, got "
@@ -191,8 +197,8 @@ class _Search:
         self.x0 = x0
         self.tried: dict[float, tuple[Reconstruction, float]] = {}
 
-    def solve(self, weight: float, problem: Problem | None = None) -> Reconstruction:
-        return self.algorithm.solve(self.problem if problem is None else problem, self.make_prior(weight), self.x0)
+    def solve(self, weight: float) -> Reconstruction:
+        return _solve(self.algorithm, self.problem, self.make_prior(weight), self.x0)
 
     def record(self, weight: float, result: Reconstruction, score: float) -> float:
         self.tried[weight] = (result, score)
@@ -210,6 +216,14 @@ class _Search:
             rule,
             interior,
         )
+
+
+def _solve(algorithm: Algorithm[Any, Any], problem: Problem, prior: Any, x0: Tensor | None) -> Reconstruction:
+    """`algorithm.solve` that passes an interrupt on, since its image so far must not be scored."""
+    result = algorithm.solve(problem, prior, x0)
+    if Status.INTERRUPTED in result.status:
+        raise KeyboardInterrupt
+    return result
 
 
 def _by_discrepancy(search: _Search, rule: Discrepancy, low: float, high: float) -> WeightChoice:
@@ -280,8 +294,8 @@ def _risk(search: _Search, rule: SURE | GCV) -> Callable[[float], float]:
 
     def score(weight: float) -> float:
         prior = search.make_prior(weight)
-        result = fixed.solve(problem, prior, start)
-        other = fixed.solve(moved, prior, start)
+        result = _solve(fixed, problem, prior, start)
+        other = _solve(fixed, moved, prior, start)
         change = (operator(other.x) - operator(result.x)) / noise.sigma
         # whitened: sum_i probe_i d(A x)_i / d y_i, both over sigma
         divergence = float(inner(probe, change).sum()) / length

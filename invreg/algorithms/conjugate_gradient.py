@@ -77,7 +77,7 @@ def _hessian(problem: Problem, prior: Regularizer[Tensor] | None, x: Tensor) -> 
 
 def _is_quadratic(prior: object, like: Tensor) -> bool:
     """Whether R is finite and its gradient linear, told from one random image; a constraint's gradient is zero."""
-    if not isinstance(prior, Regularizer):
+    if not isinstance(prior, Regularizer) or not prior.finite:
         return False
     x = draw(like, torch.Generator().manual_seed(0))
     (value, once), (greater, thrice) = value_and_gradient(prior, x), value_and_gradient(prior, -3 * x)

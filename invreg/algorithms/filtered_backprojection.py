@@ -42,8 +42,10 @@ def filtered_backprojection(
     the cosine of the fan angle and back-projected with the inverse square of the distance; scans short of a full turn
     get Parker's weights. Views count by the angle they stand for: half the way to either neighbour, on a half circle
     for parallel beams (where opposite views are the same lines), on the full circle for fans. A gap of missing views
-    counts for nothing. The back-projection interpolates linearly between detectors at each pixel's centre; it is not
-    the operator's adjoint, whose hats vary in width and would blur and ripple.
+    counts for nothing. A detector that sees all of the image on one side of the axis only (an extended field of view)
+    needs a full turn; lines measured twice are then shared smoothly between their two rays. The back-projection
+    interpolates linearly between detectors at each pixel's centre; it is not the operator's adjoint, whose hats vary in
+    width and would blur and ripple.
 
     Args:
         operator: the geometry.
@@ -51,7 +53,7 @@ def filtered_backprojection(
         window: what multiplies the ramp |f| up to the cutoff: "ramp" is 1, "hann" is the smoothest.
         cutoff: in Nyquist frequencies of the detector, 0 < cutoff <= 1.
         angle_weights: (A,), radians, overrides the angle each view stands for; they sum to pi for parallel beams,
-            2 pi for a full fan. A fan's weights still get Parker's or the factor 1/2 of a full scan.
+            2 pi for a full fan. The shares of rays that measure one line still multiply them.
 
     Returns:
         (B, Ny, Nx), 1/mm.
@@ -60,11 +62,13 @@ def filtered_backprojection(
         TypeError, ValueError: a wrong operator, measurement, window, cutoff or angle_weights.
 
     Warns:
-        UserWarning: a fan-beam scan shorter than half a turn and the fan: the image is incomplete.
+        UserWarning: the image is incomplete: a fan-beam scan shorter than half a turn and the fan, or a detector that
+            does not see the whole image on one side in less than a full turn.
 
     Source: Kak and Slaney 1988, "Principles of Computerized Tomographic Imaging", eq. 61 of ch. 3 (kernel) and
     sections 3.4.1 (arc), 3.4.2 (panel); Parker 1982, "Optimal short scan convolution reconstruction for fanbeam CT",
-    eq. 12, with the fan angle widened to what the scan covers.
+    eq. 12, with the fan angle widened to what the scan covers; shares of an offset detector after Wang 2002, "X-ray
+    micro-CT with a displaced detector array", with sin^2 in place of its (1 + sin) / 2 of another argument.
     """
     if not isinstance(operator, (ParallelBeam, FanBeam)):
         raise TypeError(f"operator must be a ParallelBeam or a FanBeam, got {type(operator).__name__}")
@@ -76,16 +80,20 @@ def filtered_backprojection(
     require_positive("cutoff", cutoff)
     if cutoff > 1:
         raise ValueError(f"cutoff must be <= 1, in Nyquist frequencies of the detector, got {cutoff}")
+    if angle_weights is not None:
+        require_tensor("angle_weights", angle_weights)
     if angle_weights is not None and tuple(angle_weights.shape) != tuple(operator.angles.shape):
         raise ValueError(f"angle_weights must be {tuple(operator.angles.shape)}, got {tuple(angle_weights.shape)}")
-    views = as_channels(y)
+    views, shares = as_channels(y), offset_shares(operator)
+    period = math.pi if isinstance(operator, ParallelBeam) and shares is None else 2 * math.pi
+    weights = view_angles(operator.angles, period) if angle_weights is None else angle_weights
     if isinstance(operator, ParallelBeam):
-        weights = view_angles(operator.angles, math.pi) if angle_weights is None else angle_weights
-        filtered = _filter(views, operator.detector_pitch, window, cutoff)
-        image = _smear_parallel(operator, filtered * weights.to(views)[:, None])
+        if shares is not None:  # given weights sum to pi, those of a full turn to 2 pi
+            views = views * (shares if angle_weights is None else 2 * shares).to(views)
+        image = _parallel(operator, views * weights.to(views)[:, None], window, cutoff)
     else:
-        weights = view_angles(operator.angles, 2 * math.pi) if angle_weights is None else angle_weights
-        image = _fan(operator, views * (scan_weights(operator).to(views) * weights.to(views)[:, None]), window, cutoff)
+        rays = scan_weights(operator) if shares is None else shares
+        image = _fan(operator, views * (rays.to(views) * weights.to(views)[:, None]), window, cutoff)
     return from_channels(image, y)
 
 
@@ -123,6 +131,38 @@ def _circle(angles: Tensor, period: float) -> tuple[Tensor, Tensor]:
 def _has_gap(gaps: Tensor) -> bool:
     typical = gaps[gaps > 1e-6].median()
     return bool((gaps.max() > MISSING_GAP) & (gaps.max() > 4 * typical)) and gaps.numel() > 2
+
+
+def offset_shares(operator: ParallelBeam | FanBeam) -> Tensor | None:
+    """Shares of the rays of an offset detector among the two that measure the same line in a full turn, (D,).
+
+    They rise as sin^2 from 0 at the end of the detector's short side to 1 at the same distance on the other, beyond
+    which a line is measured once. None where both sides reach the circle within the image, or neither does more so than
+    the other, or the scan is not a full turn.
+
+    Warns:
+        UserWarning: one side does not reach that circle in less than a full turn, or not even the axis.
+    """
+    offsets = operator.offsets.detach().double()
+    pitch, sides = operator.detector_pitch, (-float(offsets.min()), float(offsets.max()))
+    short, radius = min(sides), min(operator.image_shape) / 2 * operator.pixel_size
+    if isinstance(operator, FanBeam):  # where the ray that touches the circle meets the detector
+        sine = radius / operator.source_origin
+        reach = math.asin(sine) if operator.curved else math.tan(math.asin(sine))
+        radius = reach * (operator.source_origin + operator.origin_detector)
+    if short >= radius - pitch or max(sides) - short <= pitch:
+        return None
+    full = not _has_gap(_circle(operator.angles, 2 * math.pi)[1])
+    if not full or short < 0:
+        warnings.warn(
+            f"the detector reaches {short:.4g} mm on one side of the axis and {max(sides):.4g} mm on the other, but "
+            f"the image needs {radius:.4g} mm on both, or on one in a full turn; expect artefacts where it is cut",
+            UserWarning,
+            stacklevel=3,
+        )
+        return None
+    inward = offsets if sides[1] > sides[0] else -offsets
+    return (math.pi / 4 * (1 + inward / max(short, 1e-9 * pitch)).clamp(0, 2)).sin().square()
 
 
 def scan_weights(operator: FanBeam) -> Tensor:
@@ -201,12 +241,25 @@ def _window(window: Window, frequency: Tensor) -> Tensor:
     return torch.ones_like(frequency)
 
 
-def _smear_parallel(operator: ParallelBeam, views: Tensor) -> Tensor:
-    """Linear interpolation at pixel centres, summed over views: hats one detector wide, (C, Ny, Nx)."""
+def _widened(operator: ParallelBeam | FanBeam, views: Tensor) -> tuple[Tensor, int]:
+    """Views with zeros on the short side, as far as the long side reaches, and how many of them lie in front.
+
+    The ramp spreads a view beyond its end, and pixels are read there in the views that do not see them.
+    """
+    ends = operator.offsets[[0, -1]].tolist()
+    more = round(abs(ends[0] + ends[1]) / operator.detector_pitch)
+    front = more if ends[0] + ends[1] > 0 else 0
+    return torch.nn.functional.pad(views, (front, more - front)), front
+
+
+def _parallel(operator: ParallelBeam, views: Tensor, window: Window, cutoff: float) -> Tensor:
+    """Weighted views filtered and back-projected by linear interpolation at pixel centres, (C, Ny, Nx)."""
     ratio = operator.pixel_size / operator.detector_pitch
+    views, front = _widened(operator, views)
+    views = _filter(views, operator.detector_pitch, window, cutoff)
     padded, starts, last = padded_views(views, 2)
     cx, cy = operator.centre_of_rotation
-    middle = (operator.detectors - 1) / 2 - operator.detector_offset / operator.detector_pitch
+    middle = front + (operator.detectors - 1) / 2 - operator.detector_offset / operator.detector_pitch
     shift = middle - (cx * operator.cos + cy * operator.sin) / operator.detector_pitch
     y, x = pixel_axes(operator.image_shape, views)
     angles, pixels = operator.angles.numel(), y.numel() * x.numel()
@@ -241,7 +294,8 @@ def _fan(operator: FanBeam, views: Tensor, window: Window, cutoff: float) -> Ten
     """Weighted fan views filtered and back-projected, (C, Ny, Nx)."""
     source, pitch = operator.source_origin, operator.detector_pitch
     distance = source + operator.origin_detector
-    views = views * operator.fan_cos
+    views, front = _widened(operator, views * operator.fan_cos)
+    geometry = operator.geometry + front * operator.geometry.new_tensor([0, 0, 1])
     if operator.curved:
         step = pitch / distance
         filtered = _filter(views, step, window, cutoff, arc=step) * source
@@ -263,7 +317,7 @@ def _fan(operator: FanBeam, views: Tensor, window: Window, cutoff: float) -> Ten
             operator.cos[part],
             operator.sin[part],
             starts[: part.stop - part.start],
-            operator.geometry,
+            geometry,
             y,
             x,
             last,

@@ -33,7 +33,8 @@ class DescentState:
 class GradientDescent(Algorithm[Regularizer[Tensor] | None, DescentState]):
     """x <- z - s grad(misfit + R)(z) with z = x + momentum (x - x_previous).
 
-    For smooth priors, annealed ones (`prior.at(progress)`) and surrogates included, any operator and any noise.
+    For smooth priors, annealed ones (`prior.at(progress)`) and surrogates included, any operator and any noise; not for
+    constraints, which a gradient does not show.
 
     Args:
         step_size: s, > 0. Default: without a prior 1 / |A|^2 sigma^2 for a quadratic misfit; otherwise found by each
@@ -63,6 +64,11 @@ class GradientDescent(Algorithm[Regularizer[Tensor] | None, DescentState]):
                 f"GradientDescent needs a prior with a gradient, got {type(prior).__name__}; "
                 "ProximalGradient, ADMM and HQS take one that only has a prox"
             )
+        if prior is not None and not prior.finite:
+            raise TypeError(
+                f"GradientDescent needs a prior finite everywhere, got {type(prior).__name__} with a constraint; "
+                "ProximalGradient takes one by its prox, PDHG a sum with one"
+            )
         x = starting_point(problem, x0)
         if self.step_size is not None:
             size = torch.full_like(problem.misfit(x), self.step_size)
@@ -83,9 +89,14 @@ class GradientDescent(Algorithm[Regularizer[Tensor] | None, DescentState]):
         self, problem: Problem, prior: Regularizer[Tensor] | None, state: DescentState, progress: float
     ) -> DescentState:
         prior = annealed(prior, progress)
+        searches = self._searches(problem, prior)
         z = state.x + self.momentum * (state.x - state.previous) if self.momentum else state.x
+        if (
+            searches and self.momentum and not problem.is_quadratic
+        ):  # z may lie where the misfit is infinite: start from x
+            z = torch.where(expand(problem.misfit(z).isfinite(), z), z, state.x)
         gradient = _gradient(problem, prior, z)
-        if not self._searches(problem, prior):
+        if not searches:
             return DescentState(z - expand(state.step_size, z) * gradient, state.x, state.step_size)
         x, size = backtrack(
             lambda x: _objective(problem, prior, x),
@@ -94,6 +105,7 @@ class GradientDescent(Algorithm[Regularizer[Tensor] | None, DescentState]):
             gradient,
             state.step_size,
             self.trials,
+            state.x,
         )
         return DescentState(x, state.x, size)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import json
 import os
 import tempfile
@@ -53,7 +54,7 @@ class History:
         change: |x_k - x_(k-1)| / |x_k| of every iteration, (K, B).
         checked: numbers of the checked iterations, from 1, (C,).
         misfit: the negative log-likelihood at those, (C, B).
-        penalty: weight * R(x) at those, (C, B); NaN where the prior has no value.
+        penalty: weight * R(x) at those, (C, B), as annealed by then; NaN where the prior has no value.
     """
 
     change: Tensor
@@ -109,7 +110,7 @@ class Reconstruction:
             "seconds": f"{self.seconds:.2f}",
             **self.settings,
         }
-        cells = "".join(f"<tr><th>{_escape(k)}</th><td>{_escape(v)}</td></tr>" for k, v in rows.items())
+        cells = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(str(v))}</td></tr>" for k, v in rows.items())
         return f"<table>{cells}</table>"
 
     def plot(self, sample: int = 0) -> Figure:
@@ -182,10 +183,6 @@ class Reconstruction:
             raise ValueError(f"{path} is not a saved Reconstruction: {error}") from error
 
 
-def _escape(value: object) -> str:
-    return str(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
 class Run(Generic[P, S], Iterator[S]):
     """Iterations under way: an iterator of states. Stop when you like; `reconstruction()` is the result so far."""
 
@@ -231,7 +228,7 @@ class Run(Generic[P, S], Iterator[S]):
 
     def _penalty_of(self, x: Tensor, misfit: Tensor) -> Tensor:
         if isinstance(self.prior, Regularizer):
-            return self.prior(x).expand_as(misfit)
+            return self.prior.at(self.iteration / self.algorithm.iterations)(x).expand_as(misfit)
         return torch.full_like(misfit, 0.0 if self.prior is None else float("nan"))
 
     def reconstruction(self) -> Reconstruction:
@@ -323,6 +320,10 @@ class Algorithm(ABC, Generic[P, S]):
             TypeError: the prior or the problem is of a kind that the algorithm cannot do, or x0 has another precision.
             ValueError: x0 is missing for a non-linear operator, has the wrong shape, or NaN or Inf.
         """
+        if not isinstance(problem, Problem):
+            raise TypeError(f"problem must be a Problem, got {type(problem).__name__}; use Problem(operator, y)")
+        if isinstance(prior, type):  # which has a prox, too
+            raise TypeError(f"prior must be an object, got the class {prior.__name__}; use {prior.__name__}(...)")
         if x0 is not None:
             _check_start(problem, x0)
         return Run(self, problem, prior, x0)
@@ -386,10 +387,13 @@ def describe(algorithm: Algorithm[Any, Any]) -> dict[str, Any]:
 
 
 def _name(thing: object) -> str:
-    weight = getattr(thing, "weight", None)
-    sigma = getattr(thing, "sigma", None)
-    for label, value in (("weight", weight), ("sigma", sigma)):
+    kind = type(thing).__name__
+    parts = getattr(thing, "parts", None)
+    if isinstance(thing, Regularizer) and parts is not None:
+        return f"{kind}({', '.join(map(_name, parts))})"
+    weight = None if isinstance(thing, Regularizer) and not thing.finite else getattr(thing, "weight", None)
+    for label, value in (("weight", weight), ("sigma", getattr(thing, "sigma", None))):
         if value is not None and (not isinstance(value, Tensor) or value.ndim == 0):
             number = float(value.detach() if isinstance(value, Tensor) else value)
-            return f"{type(thing).__name__}({label}={number:g})"
-    return "none" if thing is None else type(thing).__name__
+            return f"{kind}({label}={number:g})"
+    return "none" if thing is None else kind

@@ -56,7 +56,7 @@ class ProximalGradient(Algorithm[Proximal | None, ProximalState]):
         prior = annealed(prior, progress)
         if self.step_size is not None or problem.is_quadratic:
             return ProximalState(_forward_backward(problem, prior, state.x, state.step_size), state.step_size)
-        return ProximalState(*_searched(problem, prior, state.x, state.step_size, self.trials))
+        return ProximalState(*_searched(problem, prior, state.x, state.step_size, self.trials, state.x))
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,9 +119,10 @@ class FISTA(Algorithm[Proximal | None, FISTAState]):
             x = _forward_backward(problem, prior, ahead, size)
         else:  # the extrapolated point may lie where the misfit is infinite: then start from x
             ahead = torch.where(expand(problem.misfit(ahead).isfinite(), ahead), ahead, state.x)
-            x, size = _searched(problem, prior, ahead, size, self.trials)
+            x, size = _searched(problem, prior, ahead, size, self.trials, state.x)
         moved = x - state.x
-        age = state.age + 1
+        # a sample that found no step stands still: its momentum starts anew
+        age = torch.where(inner(moved, moved) > 0, state.age, 0) + 1
         if self.restart:
             age = torch.where(inner(ahead - x, moved) > 0, 1, age)
         momentum = expand((age - 1) / (age + self.a), x).to(x.dtype)
@@ -162,7 +163,9 @@ def _forward_backward(problem: Problem, prior: Proximal | None, z: Tensor, size:
     return _proximal(prior, torch.addcmul(z, step.to(z.dtype), problem.misfit_gradient(z), value=-1), step)
 
 
-def _searched(problem: Problem, prior: Proximal | None, z: Tensor, size: Tensor, trials: int) -> tuple[Tensor, Tensor]:
+def _searched(
+    problem: Problem, prior: Proximal | None, z: Tensor, size: Tensor, trials: int, rest: Tensor
+) -> tuple[Tensor, Tensor]:
     """One step from z with a step size that each sample finds, and the size to try first next time."""
     gradient = problem.misfit_gradient(z)
-    return backtrack(problem.misfit, lambda s: _proximal(prior, z - s * gradient, s), z, gradient, size, trials)
+    return backtrack(problem.misfit, lambda s: _proximal(prior, z - s * gradient, s), z, gradient, size, trials, rest)

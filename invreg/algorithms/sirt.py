@@ -58,7 +58,7 @@ class SIRT(Algorithm[None, SIRTState]):
             raise TypeError(f"SIRT needs real measurements, got {problem.y.dtype}; use ConjugateGradient")
         x = starting_point(problem, x0)
         columns, rows = operator.adjoint(torch.ones_like(problem.y)), operator(torch.ones_like(x))
-        if bool((columns < 0).any()) or bool((rows < 0).any()):
+        if bool((columns < -_least(columns)).any()) or bool((rows < -_least(rows)).any()):
             raise ValueError("SIRT needs an operator without negative entries; use ConjugateGradient or FISTA")
         return SIRTState(x, self.relaxation * _reciprocal(columns), _reciprocal(rows))
 
@@ -74,8 +74,12 @@ def _linear(problem: Problem) -> LinearOperator:
     raise TypeError(f"SIRT needs a LinearOperator, got {type(problem.operator).__name__}; GradientDescent takes any")
 
 
+def _least(sums: Tensor) -> Tensor:
+    """What a sum must exceed to be more than rounding, (B, 1, ..., 1)."""
+    return 1e-3 * sums.flatten(1).amax(1).reshape(-1, *(1,) * (sums.ndim - 1))
+
+
 def _reciprocal(sums: Tensor) -> Tensor:
     """1 / sums; 0 for rays and pixels that hardly meet, whose reciprocal would only amplify rounding."""
-    least = 1e-3 * sums.flatten(1).amax(1).reshape(-1, *(1,) * (sums.ndim - 1))
-    met = sums > least
+    met = sums > _least(sums)
     return torch.where(met, 1 / torch.where(met, sums, 1), 0)

@@ -63,11 +63,13 @@ def backtrack(
     gradient: Tensor,
     step_size: Tensor,
     trials: int,
+    rest: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """A gradient step whose size each sample finds by halving; the host never looks.
 
     A trial x(s) passes if f(x) <= f(z) + <gradient, x - z> + |x - z|^2 / (2 s). Of s, s/2, s/4, ... the first that
-    passes is taken; a sample for which all fail takes the last if that does not raise f, else it stays at z.
+    passes is taken; a sample for which all fail takes the last if that does not raise f, else it goes to `rest`. So
+    does one for which f(z) is not finite, as nothing can be judged by it.
 
     Args:
         value: f, (B, *signal) -> (B,); may be infinite.
@@ -76,6 +78,7 @@ def backtrack(
         gradient: of f there.
         step_size: the first to try, (B,).
         trials: how many to try.
+        rest: the last image, from which z may have been extrapolated: z may raise f and obey no constraint.
 
     Returns:
         (new point, the step size to try first next time).
@@ -84,7 +87,7 @@ def backtrack(
     """
     start = value(z)
     slack = SLACK * torch.finfo(start.dtype).eps * start.abs()
-    chosen, size = z, step_size
+    judged, chosen, size = start.isfinite(), rest, step_size
     done = torch.zeros_like(step_size, dtype=torch.bool)
     for trial in range(trials):
         x = move(expand(size, z))
@@ -94,6 +97,7 @@ def backtrack(
         good = f <= bound
         if trial == trials - 1:
             good = good | (f <= start)
+        good = good & judged
         chosen = torch.where(expand(good & ~done, z), x, chosen)
         done = done | good
         size = torch.where(done, size, size / 2)

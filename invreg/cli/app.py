@@ -2,7 +2,7 @@
 
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,10 +10,11 @@ import typer
 from rich.table import Table
 from typer.core import TyperGroup
 
-from invreg.cli.report import FAILED, OK, exit_code, notes, one_line, results, say_json
+from invreg.cli.report import FAILED, OK, InterruptedRunError, exit_code, notes, one_line, results, say_json
 
 # what a wrong flag or a missing argument raises, whichever click typer stands on
 _CLICK_ERROR: type[Exception] = typer.BadParameter.__bases__[0].__bases__[0]
+_INTERRUPTED = "interrupted; nothing was written"
 
 
 class Commands(TyperGroup):
@@ -30,26 +31,41 @@ class Commands(TyperGroup):
     ) -> Any:
         """Run a command; the exit code is returned if not `standalone_mode`."""
         words = list(sys.argv[1:] if args is None else args)
+        said: dict[str, Any] = {}  # the context's object: what --config sets, for the errors below
         try:
-            code = super().main(words, prog_name or "invreg", complete_var, False, windows_expand_args, **extra)
-        except (typer.Abort, KeyboardInterrupt):
-            code = _complain("interrupted; nothing was written", FAILED, words)
+            code = super().main(
+                words, prog_name or "invreg", complete_var, False, windows_expand_args, obj=said, **extra
+            )
+        except typer.Abort:
+            code = _complain(_INTERRUPTED, FAILED, words, said)
         except _CLICK_ERROR as error:
-            code = _complain(" ".join(str(error.format_message()).split()), 2, words)  # type: ignore[attr-defined]
+            code = _complain(" ".join(str(error.format_message()).split()), 2, words, said)  # type: ignore[attr-defined]
         except Exception as error:
-            if "--debug" in words:
+            if _wanted("debug", words, said):
                 traceback.print_exc()
-            code = _complain(one_line(error), exit_code(error), words)
+            code = _complain(one_line(error), exit_code(error), words, said)
         code = code if isinstance(code, int) else OK
         if standalone_mode:
             sys.exit(code)
         return code
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run what was parsed; an interrupt that nobody took notice of is an error like others."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # else typer makes the exit code 130 of it, without a word
+            raise InterruptedRunError(_INTERRUPTED) from None
 
-def _complain(text: str, code: int, words: Sequence[str]) -> int:
+
+def _wanted(flag: str, words: Sequence[str], said: Mapping[str, Any]) -> bool:
+    """Whether a flag is given on the command line or in the settings file."""
+    return f"--{flag}" in words or str(said.get(flag)).lower() in ("true", "yes", "on", "1")
+
+
+def _complain(text: str, code: int, words: Sequence[str], said: Mapping[str, Any]) -> int:
     if text:  # without arguments the help was shown
         notes().print(f"[red]error:[/red] {_plain(text)}", soft_wrap=True)
-    if "--json" in words:
+    if _wanted("json", words, said):
         say_json({"error": text, "exit code": code})
     return code
 
@@ -82,7 +98,9 @@ def _configure(context: typer.Context, path: Path | None) -> Path | None:
         from invreg.config import read_settings
 
         names = [one.name for one in context.command.params if one.name not in (None, "config", "help")]
-        context.default_map = {**(context.default_map or {}), **read_settings(path, [str(name) for name in names])}
+        settings = read_settings(path, [str(name) for name in names])
+        context.default_map = {**(context.default_map or {}), **settings}
+        context.obj.update(settings)
     return path
 
 
@@ -162,7 +180,12 @@ def reconstruct(
     ] = None,
     size: Annotated[int | None, typer.Option("--size", help="Pixels along a side of a CT image.", min=1)] = None,
     pixel_size: Annotated[float | None, typer.Option("--pixel-size", help="Of a CT image, mm.")] = None,
-    mu_water: Annotated[float, typer.Option("--mu-water", help="Attenuation of water, 1/mm.")] = 0.02,
+    mu_water: Annotated[
+        float | None, typer.Option("--mu-water", help="Attenuation of water (ct), 1/mm; default 0.02.")
+    ] = None,
+    centre: Annotated[
+        float | None, typer.Option("--centre", help="Detector cell of the rotation axis (ct), counted from 0.")
+    ] = None,
     format: Annotated[str | None, typer.Option("--format", help="Of the input; default told from its content.")] = None,
     device: Device = "auto",
     seed: Seed = 0,
@@ -177,7 +200,7 @@ def reconstruct(
 
     request = Request(
         input, output, operator, prior, algorithm, weight, rule, sigma, iterations, maps, size, pixel_size, mu_water,
-        format, device, seed,
+        centre, format, device, seed,
     )  # fmt: skip
     report = run_request(request, force=force, quiet=quiet or json, console=notes(quiet or json))
     if json:

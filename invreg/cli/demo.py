@@ -12,14 +12,15 @@ from rich.console import Console
 from torch import Tensor
 
 from invreg.algorithms import FISTA, PDHG, SIRT, Algorithm, ConjugateGradient, filtered_backprojection
+from invreg.algorithms.loop import Reconstruction, Status
 from invreg.cli.figure import draw_comparison
 from invreg.cli.noise_level import mean_level
+from invreg.cli.outputs import require_free
 from invreg.cli.pipeline import RELATIVE_WEIGHT, column_norm
 from invreg.cli.reconstruct import pick_device
 from invreg.cli.report import warnings_as_remarks
 from invreg.cli.simulated import MU_WATER, Wish, simulated_ct, simulated_mri
 from invreg.io import KSpace, Sinogram, mu_to_hu
-from invreg.io.files import require_vacant
 from invreg.metrics import hu_window, nrmse, psnr, rmse_hu, ssim
 from invreg.mri import espirit
 from invreg.noise import Gaussian
@@ -74,14 +75,12 @@ def run_demo(
     Raises:
         ValueError: an unknown demo or device.
         OSError: the figure cannot be written.
+        KeyboardInterrupt: Ctrl-C; nothing is drawn.
     """
     if what not in ("mri", "ct"):
         raise ValueError(f"demo must be mri or ct, got {what!r}")
     path = output or Path(f"invreg-demo-{what}.png")
-    try:
-        require_vacant(path, overwrite=force or output is None)
-    except FileExistsError:
-        raise FileExistsError(f"{path}: exists already; choose another name or pass --force") from None
+    require_free(path, force or output is None)
     chosen = pick_device(device)
     start = time.perf_counter()
     with _one_thread():
@@ -122,6 +121,13 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def _finished(result: Reconstruction) -> Tensor:
+    """The image, unless Ctrl-C, which `solve` turns into a status, ended it early."""
+    if Status.INTERRUPTED in result.status:
+        raise KeyboardInterrupt
+    return result.x
+
+
 def _mri(device: torch.device, seed: int, console: Console) -> Comparison:
     record, image, about = simulated_mri(Wish("mri", seed=seed))
     assert isinstance(record, KSpace)
@@ -149,7 +155,7 @@ def _mri(device: torch.device, seed: int, console: Console) -> Comparison:
     seen = (operator.maps != 0).any(1)  # elsewhere nothing was measured, only the prior speaks
 
     def solved(algorithm: Algorithm[Any, Any], prior: Any) -> Tensor:
-        return scale * seen * algorithm.solve(problem, prior).x
+        return scale * seen * _finished(algorithm.solve(problem, prior))
 
     methods: tuple[tuple[str, Callable[[], Tensor]], ...] = (
         ("zero-filling", lambda: back),
@@ -191,11 +197,13 @@ def _ct(device: torch.device, seed: int, console: Console) -> Comparison:
             "RMSE (HU)": float(rmse_hu(x, truth, window=SOFT_TISSUE)),
         }
 
+    sirt, cg = SIRT(iterations=100, rtol=0.0), ConjugateGradient(iterations=10, rtol=0.0)
+    pdhg = PDHG(iterations=150, rtol=1e-4)
     methods: tuple[tuple[str, Callable[[], Tensor]], ...] = (
         ("FBP, Hann", lambda: hounsfield(fbp)),
-        ("SIRT, 100", lambda: hounsfield(SIRT(iterations=100, rtol=0.0).solve(plain, None).x)),
-        ("CGLS, 10", lambda: hounsfield(ConjugateGradient(iterations=10, rtol=0.0).solve(plain, None).x)),
-        ("TV, PDHG", lambda: hounsfield(PDHG(iterations=150, rtol=1e-4).solve(weighted, prior, fbp.clamp_min(0)).x)),
+        ("SIRT, 100", lambda: hounsfield(_finished(sirt.solve(plain, None)))),
+        ("CGLS, 10", lambda: hounsfield(_finished(cg.solve(plain, None)))),
+        ("TV, PDHG", lambda: hounsfield(_finished(pdhg.solve(weighted, prior, fbp.clamp_min(0))))),
     )
     low, high = BRAIN_WINDOW[0] - BRAIN_WINDOW[1] / 2, BRAIN_WINDOW[0] + BRAIN_WINDOW[1] / 2
     console.print("numbers are taken in the soft-tissue window, 40 +- 200 HU")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from invreg import config
-from invreg._check import unknown_name
+from invreg._check import require_count, unknown_name
 from invreg.cli.noise_level import NoiseLevel
 from invreg.interfaces import LinearOperator
 from invreg.io.records import Image
@@ -24,11 +24,13 @@ class Imaging:
 
     Raises:
         ValueError: an operator that is not for images, an unknown option, or an image that is zero.
-        TypeError: a missing option.
+        TypeError: an option that is missing or of the wrong kind.
     """
 
     prior, algorithm, iterations = "tv", "fista", 100
+    unregularized = 10
     positive = False
+    channel_dim: int | None = None
 
     def __init__(self, record: Image, operator: str | None, device: torch.device) -> None:
         self.record, self.device = record, device
@@ -51,6 +53,17 @@ class Imaging:
         needed = {Blur: "sigma", Downsample: "factor"}.get(self.cls)
         if needed is not None and needed not in self.spec.options:
             raise TypeError(f"{self.spec.name} needs {needed}; write {self.spec.name}:{needed}=VALUE")
+        if self.cls is Downsample:
+            factors = self._factors()
+            for factor in factors:
+                require_count("factor", factor)
+            if len(factors) != self.dim:
+                raise ValueError(f"factor must be one number or {self.dim}, one for each image axis, got {factors}")
+
+    def _factors(self) -> tuple[int, ...]:
+        """How much finer each axis becomes."""
+        factor = self.spec.options["factor"]
+        return factor if isinstance(factor, tuple) else (factor,) * self.dim
 
     def _scale(self) -> float:
         size = torch.cat([self.operator(i).adjoint(self.raw(i)).abs().flatten() for i in range(self.count)])
@@ -67,8 +80,7 @@ class Imaging:
             kernel = gaussian_kernel(self.spec.options["sigma"], dim=self.dim, dtype=real)
             return Blur(kernel, shape).to(self.device)
         if self.cls is Downsample:
-            factor = self.spec.options["factor"]
-            factors = factor if isinstance(factor, tuple) else (factor,) * self.dim
+            factors = self._factors()
             fine = tuple(n * f for n, f in zip(shape, factors, strict=True))
             return Downsample(fine, factors).to(device=self.device, dtype=real)
         seen = self.raw(index) != 0 if self.spec.options.get("zeros") else torch.ones(shape, dtype=torch.bool)

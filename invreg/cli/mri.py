@@ -29,6 +29,7 @@ class MRI:
     """
 
     prior, algorithm, iterations = "wavelet", "fista", 100
+    unregularized = 10
     positive = False
 
     def __init__(self, record: KSpace, operator: str | None, maps: Tensor | None, device: torch.device) -> None:
@@ -43,11 +44,11 @@ class MRI:
         if cls is MaskedFourier and coils > 1:
             raise ValueError(f"fourier takes one coil, got {coils}; use sense or soft-sense")
         self.cls: Any = cls
-        # soft-sense takes what ESPIRiT takes, and sense besides: options of the maps
-        self.options = _map_options(spec.options, spec.name, soft=cls is SoftSense)
+        self.channel_dim = 1 if cls is SoftSense else None  # the map sets of an image, (B, set, [z,] y, x)
         self.maps = record.maps if maps is None else maps
         if self.maps is not None:
             self._check_maps(self.maps)
+        self.options = _map_options(spec.options, spec.name, cls, estimated=self.maps is None)
         self._latest: tuple[int, LinearOperator] | None = None
         self.scale, self.scale_rule = self._scale()
 
@@ -151,10 +152,14 @@ class MRI:
         }
 
 
-def _map_options(options: Mapping[str, Any], name: str, *, soft: bool) -> dict[str, Any]:
+def _map_options(options: Mapping[str, Any], name: str, cls: Any, *, estimated: bool) -> dict[str, Any]:
     """Options of `espirit` from those of the operator, with two sets for soft-sense."""
-    known = {"calibration", "kernel", "threshold", "crop"} | ({"sets"} if soft else set())
+    if cls is MaskedFourier and options:
+        raise ValueError(f"fourier takes no options, got {', '.join(options)}; leave them away")
+    known = {"calibration", "kernel", "threshold", "crop"} | ({"sets"} if cls is SoftSense else set())
     for key in options:
         if key not in known:
             raise ValueError(unknown_name(f"option of {name}", key, known))
-    return ({"sets": 2} if soft else {}) | dict(options)
+    if options and not estimated:
+        raise ValueError(f"{', '.join(options)} of {name} are for maps that ESPIRiT estimates, but the maps are given")
+    return ({"sets": 2} if cls is SoftSense else {}) | dict(options)

@@ -14,7 +14,7 @@ from invreg.algorithms import filtered_backprojection
 from invreg.algorithms.loop import Algorithm, History, Reconstruction, Status, describe
 from invreg.cli.noise_level import NoiseLevel, mean_level
 from invreg.cli.weights import automatic_weight
-from invreg.interfaces import LinearOperator, Proximal, Regularizer
+from invreg.interfaces import LinearOperator, Proximal
 from invreg.io.records import Image
 from invreg.linalg import norm
 from invreg.noise import Gaussian
@@ -36,9 +36,13 @@ class Scan(Protocol):
     prior: str
     algorithm: str
     iterations: int
+    unregularized: int
+    """Iterations of conjugate gradients without a prior, which only their number keeps from fitting the noise."""
     positive: bool
     count: int
     dim: int
+    channel_dim: int | None
+    device: torch.device
     scale: float
     scale_rule: str
 
@@ -76,7 +80,6 @@ class Plan:
         scan: the measurement.
         prior: what is believed, with its weight; None for nothing.
         algorithm: an algorithm, or the name of a direct method.
-        weighting: relative noise levels are used: |A x - y|^2 / 2 is weighted by them.
         level: the noise level in the units of the file.
         settings: plain words and numbers for the sidecar.
     """
@@ -97,6 +100,7 @@ class Plan:
         shown = (
             "operator",
             "coil maps",
+            "centre of rotation",
             "prior",
             "weight",
             "weight source",
@@ -177,8 +181,9 @@ def make_plan(scan: Scan, level: NoiseLevel, wishes: Wishes) -> Plan:
         settings |= {"prior": "none", "algorithm": name}
         return Plan(scan, None, str(name), level, settings)
     text = wishes.prior or ("none" if name in ("cg", "sirt") and wishes.weight is None else scan.prior)
-    iterations = scan.iterations if wishes.iterations is None and not wishes.algorithm else wishes.iterations
-    algorithm = config.algorithm(wishes.algorithm or _usual(text, scan), iterations)
+    usual = wishes.algorithm or _usual(text, scan)
+    iterations = _usual_iterations(usual, text, scan) if wishes.iterations is None else wishes.iterations
+    algorithm = config.algorithm(usual, iterations)
     settings |= {"algorithm": _shown(algorithm)}
     if text == "none":
         if wishes.weight is not None:
@@ -226,6 +231,7 @@ def _weighted(
             algorithm,
             value,
             scan.start(index),
+            wishes.seed,
         )
     return scan_prior(text, value, scan), {
         "prior": text,
@@ -241,8 +247,8 @@ def scan_prior(text: str, weight: float | None, scan: Scan) -> Any:
         TypeError, ValueError: as `config.regularizer`.
     """
     shape = scan.operator(reference_slice(scan)).signal_shape
-    made = config.regularizer(text, shape, weight, scan.dim)
-    if not scan.positive or not isinstance(made, Regularizer) or isinstance(made, NonNegative | Box | Tikhonov):
+    made = config.regularizer(text, shape, weight, scan.dim, scan.channel_dim).to(scan.device)
+    if not scan.positive or isinstance(made, NonNegative | Box | Tikhonov):
         return made
     return SumOfTerms(made, NonNegative())
 
@@ -280,6 +286,13 @@ def _usual(prior: str, scan: Scan) -> str:
         return "cg"
     made = scan_prior(prior, None if "weight" not in config.keys(_class(prior)) else 1.0, scan)
     return scan.algorithm if isinstance(made, Proximal) else "pdhg"
+
+
+def _usual_iterations(algorithm: str, prior: str, scan: Scan) -> int | None:
+    """How many suit; None leaves it to the algorithm's class."""
+    if prior == "none" and config.parse(algorithm).name == "cg":
+        return scan.unregularized
+    return scan.iterations if algorithm == scan.algorithm else None
 
 
 def _class(prior: str) -> type[Any]:

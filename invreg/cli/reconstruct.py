@@ -1,8 +1,6 @@
 """`invreg reconstruct`: a file in, an image and a sidecar of how it was made out."""
 
 import json
-import os
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from invreg.cli.ct import CT
 from invreg.cli.imaging import Imaging
 from invreg.cli.mri import MRI
 from invreg.cli.noise_level import noise_level
+from invreg.cli.outputs import real_if_needed, rehearse, require_free, require_writable
 from invreg.cli.pipeline import Plan, Scan, make_plan, reference_slice
 from invreg.cli.report import (
     InterruptedRunError,
@@ -29,8 +28,7 @@ from invreg.cli.report import (
     write_text,
 )
 from invreg.cli.workfolder import WorkFolder, digest, key_of
-from invreg.io import Image, KSpace, Record, Sinogram, formats, read, write
-from invreg.io.files import require_vacant
+from invreg.io import Image, KSpace, Record, Sinogram, read, write
 from invreg.operators import MaskedFourier, Sense, SoftSense
 
 
@@ -47,6 +45,7 @@ class Request:
         iterations: at most so many.
         maps: file with coil maps.
         size, pixel_size, mu_water: of CT images.
+        centre: cell of the detector on which the rotation axis falls.
         format: of the input file.
         device: "auto", "cpu" or "cuda".
         seed: of everything drawn at random.
@@ -64,7 +63,8 @@ class Request:
     maps: Path | None = None
     size: int | None = None
     pixel_size: float | None = None
-    mu_water: float = 0.02
+    mu_water: float | None = None
+    centre: float | None = None
     format: str | None = None
     device: str = "auto"
     seed: int = 0
@@ -89,9 +89,9 @@ def run_request(request: Request, *, force: bool, quiet: bool, console: Console)
     """
     start = time.perf_counter()
     sidecar = request.output.with_name(request.output.name.rstrip("/") + ".json")
-    for path in (request.output, sidecar):
-        _require_free(path, force)
-    _require_writable(request.output)
+    require_writable(request.output, "Image")
+    require_free(request.output, force, series=True)
+    require_free(sidecar, force)
     device = pick_device(request.device)
     with warnings_as_remarks(console):
         record = read(request.input, request.format)
@@ -141,12 +141,18 @@ def make_scan(record: Record, request: Request, device: torch.device) -> Scan:
     """
     if isinstance(record, Image) and record.data.is_complex() and _asks_for_mri(request.operator):
         record = record.as_kspace()
+    flags = {
+        "size": request.size, "pixel-size": request.pixel_size, "mu-water": request.mu_water, "centre": request.centre
+    }  # fmt: skip
+    for flag, value in flags.items():
+        if value is not None and not isinstance(record, Sinogram):
+            raise ValueError(f"--{flag} goes with a sinogram, but {request.input} holds {type(record).__name__}")
     if isinstance(record, KSpace):
         return MRI(record, request.operator, _read_maps(request.maps, record), device)
     if request.maps is not None:
         raise ValueError(f"--maps goes with k-space, but {request.input} holds {type(record).__name__}")
     if isinstance(record, Sinogram):
-        return CT(record, request.operator, request.size, request.pixel_size, request.mu_water, device)
+        return CT(record, request.operator, request.size, request.pixel_size, request.mu_water, request.centre, device)
     return Imaging(record, request.operator, device)
 
 
@@ -251,26 +257,8 @@ def write_both(output: Path, image: Image, sidecar: Path, about: dict[str, Any],
         TypeError, ValueError, OSError: the format cannot hold the image.
     """
     text = json.dumps(about, indent=1, default=str, allow_nan=False)
-    write(output, _writable(output, image), overwrite=force)
+    write(output, real_if_needed(output, image), overwrite=force)
     write_text(sidecar, text + "\n")
-
-
-def _writable(output: Path, image: Image) -> Image:
-    """Magnitudes for the formats of real images."""
-    name = output.name.lower()
-    holds_complex = name.endswith((".npz", ".npy", ".cfl", ".hdr", ".h5", ".hdf5"))
-    return image if holds_complex else image.abs()
-
-
-def _require_writable(path: Path) -> None:
-    """Refuse a format before the work, not after it."""
-    name = path.name.lower()
-    known = {suffix: one for one in formats() for suffix in one.suffixes}
-    found = [one for suffix, one in known.items() if name.endswith(suffix)]
-    if any(one.writes and "Image" in one.holds for one in found) or (not path.suffix and path.is_dir()):
-        return
-    can = sorted(suffix for suffix, one in known.items() if one.writes and "Image" in one.holds)
-    raise ValueError(f"{path}: cannot be written as an image; name it with one of {', '.join(can)}")
 
 
 def _require_fitting(output: Path, scan: Scan) -> None:
@@ -280,24 +268,4 @@ def _require_fitting(output: Path, scan: Scan) -> None:
     if shape is None:
         return
     zeros = torch.zeros(scan.count, *shape, dtype=scan.y(index).dtype)
-    with tempfile.TemporaryDirectory() as folder:
-        rehearsal = Path(os.path.realpath(folder)) / output.name
-        if output.is_dir():
-            rehearsal.mkdir()
-        try:
-            write(rehearsal, _writable(rehearsal, scan.image(zeros)))
-        except (TypeError, ValueError) as error:
-            kind = TypeError if isinstance(error, TypeError) else ValueError
-            raise kind(str(error).replace(str(rehearsal), str(output))) from error
-        except OSError:  # no room there tells nothing about the room where the image will go
-            return
-
-
-def _require_free(path: Path, force: bool) -> None:
-    try:
-        require_vacant(path, overwrite=force)
-    except FileExistsError:
-        raise FileExistsError(f"{path}: exists already; choose another name or pass --force") from None
-    except IsADirectoryError:
-        if any(path.iterdir()) and not force:
-            raise FileExistsError(f"{path}: is a directory with files; choose another name or pass --force") from None
+    rehearse(output, real_if_needed(output, scan.image(zeros)))

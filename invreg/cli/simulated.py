@@ -7,8 +7,8 @@ from typing import Any, Literal, cast
 import torch
 
 from invreg.assets import HEAD_SLICES, head_slice
+from invreg.cli.outputs import rehearse, require_apart, require_free, require_writable
 from invreg.io import Image, KSpace, Record, Sinogram, hu_to_mu, write
-from invreg.io.files import require_vacant
 from invreg.mri import noise_covariance
 from invreg.simulate import cartesian_mask, ct_scan, head_ct, mri_scan
 
@@ -48,18 +48,20 @@ def write_simulated(output: Path, truth: Path | None, wish: Wish, *, force: bool
     Raises:
         TypeError, ValueError, OSError: numbers out of range, or a file that cannot be written.
     """
-    for path in (output, truth):
-        if path is not None:
-            try:
-                require_vacant(path, overwrite=force)
-            except FileExistsError:
-                raise FileExistsError(f"{path}: exists already; choose another name or pass --force") from None
     if wish.what not in ("mri", "ct"):
         raise ValueError(f"--what must be mri or ct, got {wish.what!r}")
-    scan, image, about = simulated_mri(wish) if wish.what == "mri" else simulated_ct(wish)
-    write(output, scan, overwrite=force)
+    require_writable(output, "KSpace" if wish.what == "mri" else "Sinogram")
+    require_free(output, force)
     if truth is not None:
+        require_writable(truth, "Image")
+        require_free(truth, force, series=True)
+        require_apart(output, truth)
+    scan, image, about = simulated_mri(wish) if wish.what == "mri" else simulated_ct(wish)
+    rehearse(output, scan)
+    if truth is not None:
+        rehearse(truth, image)
         write(truth, image, overwrite=force)
+    write(output, scan, overwrite=force)
     return {"output": str(output), "truth": None if truth is None else str(truth), "about": about} | asdict(wish)
 
 
@@ -128,6 +130,7 @@ def simulated_ct(wish: Wish) -> tuple[Record, Image, str]:
         scan.sinogram,
         scan.angles.float(),
         scan.detector_spacing,
+        (scan.sinogram.shape[-1] - 1) / 2,
         counts=scan.counts,
         photons=scan.photons,
         meta={"simulated": about, "image_size": scan.truth.shape[-1], "mu_water": MU_WATER},

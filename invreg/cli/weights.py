@@ -24,6 +24,7 @@ def automatic_weight(
     algorithm: Algorithm[Any, Any],
     usual: float,
     start: Tensor | None,
+    seed: int,
 ) -> tuple[float, str]:
     """A weight for |A x - y|^2 / 2 by a rule of `config.RULES`, and how it came about in words.
 
@@ -36,12 +37,13 @@ def automatic_weight(
         algorithm: solves.
         usual: the weight to search around.
         start: first image.
+        seed: of the probe, for the rules that draw one.
 
     Raises:
         ValueError: no noise level, an unknown rule, or one that finds no weight.
         TypeError: the rule cannot be used with this prior.
     """
-    chosen = config.build(config.choose("rule", rule, config.RULES), rule, {})
+    chosen = config.build(config.choose("rule", rule, config.RULES), rule, {}, {"seed": seed})
     if sigma is None:
         raise ValueError(f"--weight auto needs the noise level, which is {level.source}; give --sigma or a weight")
     number = mean_level(sigma) if isinstance(sigma, Tensor) else sigma

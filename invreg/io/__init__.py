@@ -3,7 +3,7 @@
 from invreg.io.data_exchange import find_centre
 from invreg.io.hounsfield import hu_to_mu, mu_to_hu
 from invreg.io.records import Image, KSpace, Record, Sinogram, centre_crop
-from invreg.io.registry import Format, formats, read, write
+from invreg.io.registry import Format, formats, read, targets, write
 
 __all__ = [
     "Format",
@@ -17,5 +17,6 @@ __all__ = [
     "hu_to_mu",
     "mu_to_hu",
     "read",
+    "targets",
     "write",
 ]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from invreg.io.files import as_tensor, atomic, reading, require_file
+from invreg.io.files import as_tensor, atomic, pair_of, reading, require_file
 from invreg.io.records import Image, KSpace, Record, Sinogram, fields_from_json, sampled, to_json
 
 DIMS = 16
@@ -25,7 +25,7 @@ def read(path: Path) -> KSpace | Image:
         FileNotFoundError, IsADirectoryError: one of the pair is missing.
         ValueError: a damaged header, several map sets, or a size that does not fit.
     """
-    data, header = _pair(path)
+    data, header = pair_of(path)
     header_size, data_size = require_file(header), require_file(data)
     with reading(header, "BART header"):
         if header_size > _LARGEST_HEADER:
@@ -75,13 +75,6 @@ def _parse(path: Path, content: str) -> tuple[list[int], dict[str, Any]]:
     return dims + [1] * (DIMS - len(dims)), fields
 
 
-def _pair(path: Path) -> tuple[Path, Path]:
-    """The names of data and header, given either of them or what they have in common."""
-    name = path.name
-    stem = name[:-4] if name.lower().endswith((".cfl", ".hdr")) else name
-    return path.with_name(f"{stem}.cfl"), path.with_name(f"{stem}.hdr")
-
-
 def _short(dims: list[int]) -> str:
     last = max((i for i, n in enumerate(dims) if n > 1), default=0)
     return " ".join(map(str, dims[: last + 1]))
@@ -113,7 +106,7 @@ def write(path: Path, record: Record, *, overwrite: bool = False) -> None:
     dims[0], dims[1], dims[2] = spatial[::-1]
     dims[COIL], dims[SLICE], dims[TIME] = coils, record.slices, batch // record.slices
     head = f"# Dimensions\n{' '.join(map(str, dims))} \n# invreg\n{to_json(record)}\n"
-    with atomic(*_pair(path), overwrite=overwrite) as (content, header):
+    with atomic(*pair_of(path), overwrite=overwrite) as (content, header):
         # (repetition, slice, coil, z, y, x) in C order is x fastest; BART wants the coil before slice and time, as here
         ordered = data.reshape(batch // record.slices, record.slices, coils, *spatial)
         ordered.swapaxes(0, 1).astype("<c8").tofile(content)

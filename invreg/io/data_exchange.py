@@ -29,16 +29,24 @@ _DETECTOR = "measurement/instrument/detector"
 _OBJECTIVE = "measurement/instrument/detection_system/objective"
 _ROWS_FOR_CENTRE = 16
 _LEAST_CONCORDANCE = 0.5
+_FEWEST_COUNTS = 10.0
+"""Real flat fields below this are no counts: the data were divided by them already."""
+_LEAST_LIGHT = 1e-3
+"""Of the largest flat field, below which a cell of such data is dead."""
+_LEAST_TRANSMISSION = 2.0**-17
+"""What stands for no light in such data: half a count of a camera of 16 bits."""
 
 
 def read(path: Path) -> Sinogram:
     """Read a parallel-beam scan: `exchange/data` (angles, rows, detectors) becomes (rows, angles, detectors).
 
-    Counts less the mean dark field, over the mean flat field less the mean dark field, go through
-    `invreg.noise.line_integrals`, whose rule for low counts holds. Detector cells whose flat field does not exceed the
-    dark one by a count are dead: their line integrals are interpolated along the detector, and `meta["dead_cells"]`
-    counts them. Without `data_dark` the dark field is 0. The centre of rotation is `find_centre`'s, or None where the
-    angles or the data do not determine it.
+    Counts less the mean dark field (0 where that is negative), over the mean flat field less the mean dark field, go
+    through `invreg.noise.line_integrals`, whose rule for low counts holds. Detector cells whose flat field does not
+    exceed the dark one by a count are dead: their line integrals are interpolated along the detector, and
+    `meta["dead_cells"]` counts them. Without `data_dark` the dark field is 0. Real data whose flat field is below 10
+    everywhere were divided by it already (`meta["normalised"]`): their line integrals are -log(data / flat), with 2^-17
+    for less light than that, and there are no counts. The centre of rotation is `find_centre`'s
+    (`meta["centre_of_rotation"]` says "estimated"), or None where the angles or the data do not determine it.
 
     Raises:
         FileNotFoundError, IsADirectoryError: there is no such file.
@@ -59,21 +67,34 @@ def read(path: Path) -> Sinogram:
     with reading(path, "Data Exchange HDF5"):
         if data.dtype.kind not in "iuf" or not np.isfinite(data).all():
             raise ValueError(f"exchange/data must be finite real counts, got {data.dtype} with other values")
-        counts = torch.from_numpy(np.ascontiguousarray(data.transpose(1, 0, 2), dtype=np.float32)) - dark[:, None]
-        photons = white - dark
-        alive = photons >= 1
-        if not bool(alive.any()):
-            raise ValueError("exchange/data_white must exceed data_dark, got flat fields without light; check them")
-        photons = photons.clamp_min(1)[:, None]
-        integrals, _ = line_integrals(counts, photons)
-        integrals = _bridge(integrals, alive)
+        light = torch.from_numpy(np.ascontiguousarray(data.transpose(1, 0, 2), dtype=np.float32)) - dark[:, None]
+        normalised = data.dtype.kind == "f" and float((white - dark).max()) < _FEWEST_COUNTS
+        integrals, alive, photons = _logarithm(light, white - dark, normalised)
         meta: dict[str, Any] = {"dead_cells": int((~alive).sum()), "dark_field": bool((dark != 0).any())}
+        if normalised:
+            meta["normalised"] = True
         centre = None
         try:
             centre = find_centre(integrals, angles)
+            meta["centre_of_rotation"] = "estimated"
         except ValueError as error:
             meta["centre_of_rotation"] = f"not found: {error}"
-        return Sinogram(integrals, angles, pitch, centre, counts, photons, meta)
+        counts = None if normalised else light.clamp_min(0)
+        return Sinogram(integrals, angles, pitch, centre, counts, None if normalised else photons, meta)
+
+
+def _logarithm(light: Tensor, flat: Tensor, normalised: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Line integrals (rows, angles, detectors), which cells live (rows, detectors), and the flat field of those."""
+    least = _LEAST_LIGHT * float(flat.max()) if normalised else 1.0
+    alive = flat >= least
+    if not float(flat.max()) > 0 or not bool(alive.any()):
+        raise ValueError("exchange/data_white must exceed data_dark, got flat fields without light; check them")
+    photons = flat.clamp_min(least)[:, None]
+    if normalised:
+        integrals = -torch.log((light / photons).clamp_min(_LEAST_TRANSMISSION))
+    else:
+        integrals, _ = line_integrals(light.clamp_min(0), photons)
+    return _bridge(integrals, alive), alive, photons
 
 
 def _field(path: Path, file: Any, name: str, shape: tuple[int, ...]) -> Tensor:

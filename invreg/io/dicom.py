@@ -216,7 +216,7 @@ def _is_dicom(path: Path) -> bool:
 
 
 def write(path: Path, record: Record, *, overwrite: bool = False) -> None:
-    """Write a real image as derived DICOM: one file for one slice, a directory of files for a volume or a stack.
+    """Write a real image as derived DICOM: a file where the path has a suffix, else a directory with one file a slice.
 
     HU go to CT as int16 (rounded); other values to MR as uint16 with slope and intercept, rounded to 1/65535 of their
     range. Study and frame of reference are kept where `meta` has them, so that the result lies beside its source; the
@@ -241,27 +241,37 @@ def write(path: Path, record: Record, *, overwrite: bool = False) -> None:
     if len(planes) > 1 and path.suffix:
         raise ValueError(f"{path}: {len(planes)} slices need a directory; give a name without a suffix")
     headers = derived_slice(planes, record)
-    if len(planes) == 1 and (path.suffix or not path.is_dir()):
+    if path.suffix and not path.is_dir():
         with atomic(path, overwrite=overwrite) as (temporary,):
             headers[0].save_as(temporary, enforce_file_format=True)
         return
     _write_directory(path, headers, overwrite)
 
 
-def _write_directory(path: Path, headers: list[Any], overwrite: bool) -> None:
-    """All files in a new directory, which then takes the name; an old series is moved aside, and back on failure."""
-    path = Path(os.path.realpath(path))
+def require_place_for_series(path: Path, *, overwrite: bool) -> None:
+    """Raise unless a series may be written as the directory `path`: nothing there, an empty one, or an old series.
+
+    Raises:
+        FileExistsError: a file, other things than DICOM, or a series and `overwrite` is False.
+        FileNotFoundError: the directory around it is missing.
+    """
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: the directory {path.parent} does not exist; make it first")
-    old = sorted(path.iterdir()) if path.is_dir() else []
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"{path}: is a file, a series needs a directory; choose another name")
-    if old and not overwrite:
-        raise FileExistsError(f"{path}: exists already and is not empty; choose another name or pass overwrite=True")
+    old = sorted(path.iterdir()) if path.is_dir() else []
     if any(not p.is_file() or not _is_dicom(p) for p in old):
         raise FileExistsError(
             f"{path}: holds other things than DICOM slices, which are not deleted; choose another name"
         )
+    if old and not overwrite:
+        raise FileExistsError(f"{path}: exists already and is not empty; choose another name or pass overwrite=True")
+
+
+def _write_directory(path: Path, headers: list[Any], overwrite: bool) -> None:
+    """All files in a new directory, which then takes the name; an old series is moved aside, and back on failure."""
+    path = Path(os.path.realpath(path))
+    require_place_for_series(path, overwrite=overwrite)
     token = secrets.token_hex(4)
     fresh, aside = path.with_name(f".{token}-{path.name}"), path.with_name(f".{token}-old-{path.name}")
     fresh.mkdir()

@@ -108,6 +108,13 @@ def as_tensor(array: Any, name: str) -> Tensor:
     return torch.from_numpy(np.array(array, dtype=wanted, order="C"))
 
 
+def pair_of(path: Path) -> tuple[Path, Path]:
+    """The names of BART's .cfl and .hdr, given either of them or what they have in common."""
+    name = path.name
+    stem = name[:-4] if name.lower().endswith((".cfl", ".hdr")) else name
+    return path.with_name(f"{stem}.cfl"), path.with_name(f"{stem}.hdr")
+
+
 @contextmanager
 def atomic(*paths: Path, overwrite: bool) -> Iterator[tuple[Path, ...]]:
     """Temporary paths beside `paths`, which take their places together when the block ends without an error.

@@ -1,6 +1,7 @@
 """NIfTI images (.nii, .nii.gz), their axes and affine turned to ours."""
 
 import gzip
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ _COMMENT = 6  # NIfTI's code of a plain-text header extension
 def read(path: Path) -> Image:
     """Read one file: its array (x, y, z[, t]) becomes (t, z, y, x), or (t, y, x) where there is one plane.
 
-    Scale factors are applied; lengths are mm; the affine is None where the file states none. A file that `write` made
-    gives the same record again.
+    Scale factors are applied; lengths are mm; the affine is None where the file states none. Where it states one the
+    voxel size is its steps, whatever the header's zooms. A file that `write` made gives the same record again.
 
     Raises:
         FileNotFoundError, IsADirectoryError: there is no such file.
@@ -59,13 +60,13 @@ def _record(data: torch.Tensor, image: Any) -> Image:
             raise ValueError(f"its header tells of {slices} slices but there are {data.shape[1]}; write it again")
         data = data.flatten(0, 1)
     unit = _MM[header.get_xyzt_units()[0]]
-    zooms = [float(v) * unit for v in header.get_zooms()[:3]]
-    spatial = data.ndim - 1
-    voxel = tuple([*zooms, 1.0][:spatial][::-1])
+    sizes = [*(float(v) * unit for v in header.get_zooms()[:3]), 1.0]
     affine = None
     if int(header["sform_code"]) or int(header["qform_code"]):
         scale = np.diag([unit, unit, unit, 1.0])
         affine = torch.from_numpy(scale @ np.asarray(image.affine, dtype=np.float64))
+        sizes = torch.linalg.vector_norm(affine[:3, :3], dim=0).tolist()
+    voxel = tuple(sizes[: data.ndim - 1][::-1])
     known = {name: fields[name] for name in ("units", "meta") if name in fields}
     stated = all(np.isfinite(v) and v > 0 for v in voxel) and ("kind" not in fields or "voxel_size" in fields)
     return Image(
@@ -111,7 +112,8 @@ def _is_nifti2(path: Path, compressed: bool) -> bool:
 def write(path: Path, record: Record, *, overwrite: bool = False) -> None:
     """Write a real image with its affine: (B, z, y, x) as (x, y, z, t), a stack of slices as (x, y, z).
 
-    Units, metadata and what NIfTI has no field for go into a header extension, which other programs pass over.
+    Slices without an affine lie `meta["slice_thickness"]` apart where that is a length, else 1 mm. Units, metadata and
+    what NIfTI has no field for go into a header extension, which other programs pass over.
 
     Raises:
         TypeError: no image, or a complex one.
@@ -135,7 +137,7 @@ def write(path: Path, record: Record, *, overwrite: bool = False) -> None:
         image.set_sform(affine, code=1)
         image.set_qform(affine, code=1)  # its nearest rotation; the sform is what is read
     elif record.voxel_size is not None:
-        sizes = [*record.voxel_size[::-1], 1.0][:3]
+        sizes = [*record.voxel_size[::-1], _thickness(record)][:3]
         image.header.set_zooms((*sizes, *[1.0] * (array.ndim - 3)))
     image.header.set_xyzt_units("mm")
     image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", to_json(record).encode()))
@@ -145,3 +147,9 @@ def write(path: Path, record: Record, *, overwrite: bool = False) -> None:
                 image.to_stream(stream)
         else:
             image.to_stream(raw)
+
+
+def _thickness(record: Image) -> float:
+    """Of the slices of a stack, mm."""
+    stated = record.meta.get("slice_thickness")
+    return float(stated) if isinstance(stated, int | float) and math.isfinite(stated) and stated > 0 else 1.0

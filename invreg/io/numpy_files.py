@@ -7,6 +7,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 
+from invreg._check import unknown_name
 from invreg.io.files import as_tensor, atomic, reading, require_file, require_stored
 from invreg.io.records import Image, KSpace, Record, Sinogram, fields_from_json, sampled, to_json
 
@@ -17,7 +18,10 @@ _TENSORS = {
     "Sinogram": ("angles", "counts", "photons"),
     "Image": ("affine",),
 }
-_NUMBERS = ("detector_pitch", "centre_of_rotation")
+# Fields of a foreign npz that are numbers; those that are tensors too may also be one number.
+_NUMBERS = {"KSpace": ("noise_sigma",), "Sinogram": ("detector_pitch", "centre_of_rotation", "photons"), "Image": ()}
+_TUPLES = {"KSpace": ("voxel_size", "crop"), "Sinogram": (), "Image": ("voxel_size",)}
+_PLAIN = {"KSpace": ("slices",), "Sinogram": (), "Image": ("slices", "units")}
 _LARGEST_HEADER = 65536
 
 
@@ -25,13 +29,14 @@ def read(path: Path) -> Record:
     """Read .npz or .npy; nothing is unpickled.
 
     An .npz is recognised by its array `kspace` (B, coil, [z,] y, x), `sinogram` (B, angles, detectors) with `angles` in
-    radians, or `image` ([B, [z,]] y, x). The other fields of the record may stand beside it under their own names; a
-    mask may lack leading axes, and without one k-space is sampled where it is not exactly zero.
+    radians, or `image` ([B, [z,]] y, x). The other fields of the record but `meta` may stand beside it under their own
+    names, nothing else may; a mask may lack leading axes, and without one k-space is sampled where it is not exactly
+    zero.
     An .npy is an image: (y, x), (B, y, x) or (B, z, y, x).
 
     Raises:
         FileNotFoundError, IsADirectoryError: there is no such file.
-        ValueError: damaged, object arrays, unknown content, or a record's own check.
+        ValueError: damaged, object arrays, unknown names of arrays, or a record's own check.
     """
     size = require_file(path)
     with reading(path, "NumPy"):
@@ -89,18 +94,10 @@ def _record(path: Path, arrays: dict[str, Any]) -> Record:
         if fields.pop("kind") != kind:
             raise ValueError(f"{path}: its header says another kind than its array {found[0]}; save it again")
         fields.pop("ndim", None)
-    for name in _TENSORS[kind]:
-        if name in arrays:
-            fields[name] = as_tensor(arrays[name], name)
+    fields |= _fields(kind, {name: array for name, array in arrays.items() if name not in (found[0], "header")})
     if "mask" in fields:
         mask = fields["mask"] != 0
         fields["mask"] = mask.reshape((1,) * (arrays[found[0]].ndim - mask.ndim) + tuple(mask.shape))
-    for name in _NUMBERS:
-        if kind == "Sinogram" and name in arrays:
-            fields[name] = float(arrays[name])
-    for name, number in (("voxel_size", float), ("crop", int)):
-        if name in arrays and (name == "voxel_size" or kind == "KSpace"):
-            fields[name] = tuple(number(v) for v in np.atleast_1d(arrays[name]))
     if kind == "Image":
         return Image(_as_image(arrays["image"]), **fields)
     if kind == "KSpace":
@@ -111,6 +108,29 @@ def _record(path: Path, arrays: dict[str, Any]) -> Record:
     if "angles" not in fields:
         raise ValueError(f"{path}: a sinogram needs its angles in radians; save them as the array angles")
     return Sinogram(as_tensor(arrays["sinogram"], "sinogram"), **fields)
+
+
+def _main(kind: str) -> str:
+    """The name of the array that holds the data of a record."""
+    return next(name for name, known in _NAMES.items() if known == kind)
+
+
+def _fields(kind: str, arrays: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a record that stand beside its data."""
+    known = {*_TENSORS[kind], *_NUMBERS[kind], *_TUPLES[kind], *_PLAIN[kind]}
+    fields: dict[str, Any] = {}
+    for name, array in arrays.items():
+        if name not in known:
+            raise ValueError(f"{unknown_name(f'array beside {_main(kind)}', name, known)}; leave it away")
+        if name in _TUPLES[kind]:
+            fields[name] = tuple((int if name == "crop" else float)(v) for v in np.atleast_1d(array))
+        elif name in _NUMBERS[kind] and (array.ndim == 0 or name not in _TENSORS[kind]):
+            fields[name] = float(array.item())
+        elif name in _PLAIN[kind]:
+            fields[name] = array.item()
+        else:
+            fields[name] = as_tensor(array, name)
+    return fields
 
 
 def write(path: Path, record: Record, *, overwrite: bool = False) -> None:
@@ -127,8 +147,7 @@ def write(path: Path, record: Record, *, overwrite: bool = False) -> None:
             np.save(file, record.data.detach().cpu().numpy(), allow_pickle=False)
         return
     kind = type(record).__name__
-    main = next(name for name, known in _NAMES.items() if known == kind)
-    arrays: dict[str, Any] = {main: record.data.detach().cpu().numpy(), "header": np.array(to_json(record))}
+    arrays: dict[str, Any] = {_main(kind): record.data.detach().cpu().numpy(), "header": np.array(to_json(record))}
     for name in _TENSORS[kind]:
         value = getattr(record, name)
         if isinstance(value, torch.Tensor):

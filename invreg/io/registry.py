@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from invreg._check import unknown_name
 from invreg.io import hdf5
-from invreg.io.files import require_file
+from invreg.io.files import pair_of, require_file
 from invreg.io.records import Image, KSpace, Record, Sinogram
 
 
@@ -79,8 +79,8 @@ def write(path: str | os.PathLike[str], record: Record, format: str | None = Non
     """Write a record, whole or not at all.
 
     Args:
-        path: its suffix chooses the format, unless `format` does; a directory (or a name that ends in a slash) becomes
-            a DICOM series.
+        path: its suffix chooses the format, unless `format` does; a directory, or a name without suffix or with a
+            slash at its end, becomes a DICOM series.
         record: k-space, sinogram or image.
         format: a name from `formats()`.
         overwrite: whether an existing file may be replaced.
@@ -98,7 +98,7 @@ def write(path: str | os.PathLike[str], record: Record, format: str | None = Non
     place = Path(path)
     if format is not None:
         found = _named(format)
-    elif os.fspath(path).endswith(("/", os.sep)) or (place.is_dir() and not _suffix(place)):
+    elif os.fspath(path).endswith(("/", os.sep)) or not _suffix(place):
         found = _BY_NAME["dicom"]
     else:
         found = _by_suffix(place)
@@ -106,6 +106,12 @@ def write(path: str | os.PathLike[str], record: Record, format: str | None = Non
         known = ", ".join(one.name for one in _FORMATS if one.writes)
         raise ValueError(f"{place}: {found.name} is read only; write one of {known}")
     _module(found).write(place, record, overwrite=overwrite)
+
+
+def targets(path: str | os.PathLike[str]) -> tuple[Path, ...]:
+    """The files, or the directory, that `write` makes for a path: two for a BART pair."""
+    place = Path(path)
+    return pair_of(place) if _suffix(place) in _BY_NAME["cfl"].suffixes else (place,)
 
 
 def _module(found: Format) -> Any:

@@ -11,7 +11,8 @@ class SumOfTerms(Regularizer[Tensor]):
     """R_1(x) + ... + R_n(x), such as total variation and non-negativity; every part keeps its own weight.
 
     The prox of a sum is not the sum of the proxes, nor one after the other, so it has none: algorithms that split
-    (PDHG, ADMM) take it by its `terms`, those that need only a gradient as it is. It is `exact` if all parts are.
+    (PDHG, ADMM) take it by its `terms`, those that need only a gradient as it is. It is `exact` if all parts are, and
+    `finite` likewise; it has no `weight`.
 
     Args:
         parts: two or more.
@@ -23,14 +24,16 @@ class SumOfTerms(Regularizer[Tensor]):
 
     def __init__(self, *parts: Regularizer[Tensor]) -> None:
         super().__init__()
+        del self.weight  # the parts have theirs: one more would be a second way to say the same
         for part in parts:
             if not isinstance(part, Regularizer):
                 raise TypeError(f"parts must be Regularizers, got {type(part).__name__}")
         if len(parts) < 2:
             raise ValueError(f"parts must be two or more, got {len(parts)}")
         self.parts = nn.ModuleList(parts)
-        # a class variable of all others; here it depends on the parts
+        # class variables of all others; here they depend on the parts
         self.__dict__["exact"] = all(part.exact for part in parts)
+        self.__dict__["finite"] = all(part.finite for part in parts)
 
     def _parts(self) -> list[Regularizer[Tensor]]:
         return [part for part in self.parts if isinstance(part, Regularizer)]

@@ -26,10 +26,13 @@ class PlugAndPlay(nn.Module):
     Source: Venkatakrishnan, Bouman and Wohlberg 2013, "Plug-and-play priors for model based reconstruction".
     """
 
+    sigma: float | Tensor | None
+
     def __init__(self, denoiser: Denoiser, sigma: float | Tensor | None = None) -> None:
         super().__init__()
         _check(denoiser, sigma)
-        self.denoiser, self.sigma = denoiser, sigma
+        self.denoiser = denoiser
+        _keep(self, sigma)
 
     def prox(self, x: Tensor, step: Tensor | float) -> Tensor:
         """D(x, sigma)."""
@@ -60,11 +63,13 @@ class RED(Regularizer[Tensor]):
     """
 
     exact: ClassVar[bool] = False
+    sigma: float | Tensor
 
     def __init__(self, denoiser: Denoiser, sigma: float | Tensor, weight: float | Tensor = 1.0) -> None:
         super().__init__(weight)
         _check(denoiser, sigma)
-        self.denoiser, self.sigma = denoiser, sigma
+        self.denoiser = denoiser
+        _keep(self, sigma)
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -79,3 +84,11 @@ def _check(denoiser: Denoiser, sigma: float | Tensor | None) -> None:
         raise TypeError(f"denoiser must be a Denoiser, got {type(denoiser).__name__}")
     if sigma is not None and not bool((torch.as_tensor(sigma) > 0).all()):
         raise ValueError(f"sigma must be > 0, got {sigma}")
+
+
+def _keep(module: nn.Module, sigma: float | Tensor | None) -> None:
+    """Store sigma so that a tensor moves with the module."""
+    if isinstance(sigma, Tensor) and not isinstance(sigma, nn.Parameter):
+        module.register_buffer("sigma", sigma)
+    else:
+        module.sigma = sigma  # type: ignore[assignment]

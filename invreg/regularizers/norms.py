@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -143,7 +144,8 @@ class Tikhonov(Regularizer[Tensor]):
         weight: >= 0, a number or a 0-d tensor, which may require a gradient.
         operator: L, default the identity.
         rtol, iterations: accuracy of the conjugate gradients in `prox`, relative to |x|, and their limit; not used
-            for the identity or where L solves its normal equations in closed form.
+            for the identity or where L solves its normal equations in closed form. It warns where they were not enough
+            for rtol, unless it is the precision that ends them.
 
     Raises:
         TypeError: operator is not a LinearOperator.
@@ -155,7 +157,7 @@ class Tikhonov(Regularizer[Tensor]):
         operator: LinearOperator | None = None,
         *,
         rtol: float = 1e-6,
-        iterations: int = 100,
+        iterations: int = 1000,
     ) -> None:
         super().__init__(weight)
         if operator is not None and not isinstance(operator, LinearOperator):
@@ -179,9 +181,17 @@ class Tikhonov(Regularizer[Tensor]):
             t = threshold_tensor(t, x)
             safe = torch.where(t > 0, t, 1)
             return torch.where(t > 0, solve_normal(operator, x / safe, 1 / safe).x, x)
-        return cg(
+        found = cg(
             lambda z: z + t * operator.normal(z), x, x0=x, rtol=self.rtol, iterations=self.iterations, check_every=5
-        ).x
+        )
+        short = ~found.converged & (found.iterations >= self.iterations)
+        if self.rtol and bool(short.any()):
+            warnings.warn(
+                f"Tikhonov.prox reached accuracy {float(found.residual[short].max()):.1e} > rtol = {self.rtol:g} "
+                f"in {self.iterations} iterations; raise iterations or loosen rtol",
+                stacklevel=2,
+            )
+        return found.x
 
     @property
     def terms(self) -> tuple[tuple[LinearOperator | None, Tikhonov], ...]:
@@ -200,6 +210,7 @@ class Box(Regularizer[Tensor]):
         TypeError: (when used) x is complex.
     """
 
+    finite: ClassVar[bool] = False
     lower: float | Tensor | None
     upper: float | Tensor | None
 
@@ -234,6 +245,8 @@ class NonNegative(Regularizer[Tensor]):
     Raises:
         TypeError: (when used) x is complex.
     """
+
+    finite: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__()

@@ -61,7 +61,8 @@ class TotalGeneralizedVariation(Regularizer[Tensor]):
         channel_dim: axis of (B, ...) that holds channels, which share their edges; None if there is none.
         voxel_size: pixel pitch, as for `Gradient`.
         rtol: the value is at most rtol * weight * TV(x) too large, and |prox - exact| <= rtol |x|; but no finer than
-            a gap can show (the square root of the machine precision for the prox). 0 runs all iterations.
+            a gap can show (the square root of the machine precision for the prox). 0 runs all iterations. Within FISTA,
+            whose steps move x by little, ask for less than the share of x that a step moves.
         iterations: limit; it warns where that was not enough for rtol.
         check_every: iterations between two looks at the gap.
 
@@ -162,7 +163,7 @@ class TotalGeneralizedVariation(Regularizer[Tensor]):
                     break
             w, q = torch.lerp(w, w_next, RELAXATION), torch.lerp(q, q_next, RELAXATION)
         if self.rtol > 0 and not bool(done.all()):
-            self._warn("the value", float((gap / variation).max()))
+            self._warn("the value", float((gap / variation)[~done].max()))
         return value * unit.reshape(-1), certificate
 
     def _looks(self, k: int) -> bool:
@@ -209,10 +210,11 @@ class TotalGeneralizedVariation(Regularizer[Tensor]):
     def _denoise(self, x: Tensor, t: Tensor) -> _Saddle:
         unit = binary_scale(x)
         x, t = x / unit, (t / unit).unsqueeze(1)
-        tolerance = max(self.rtol, torch.finfo(t.dtype).eps ** 0.5) * norm(x)
+        size = norm(x)
+        tolerance = max(self.rtol, torch.finfo(t.dtype).eps ** 0.5) * size
         at = found = self._start(x)
         steps = self._steps(x, t)
-        error = torch.full_like(tolerance, torch.inf)
+        error = torch.full_like(size, torch.inf)
         done = error < 0
         for k in range(1, self.iterations + 1):
             following = self._advance(x, at, steps, lambda p: self._cap(p, t), lambda q: self._cap(q, self.ratio * t))
@@ -225,7 +227,7 @@ class TotalGeneralizedVariation(Regularizer[Tensor]):
                         break
             at = _relax(at, following)
         if self.rtol > 0 and not bool(done.all()):
-            self._warn("prox", float((error / norm(x)).max()))
+            self._warn("prox", float((error / size)[~done].max()))
         fields = (field * unit.unsqueeze(1) for field in (found.w, found.p, found.q))
         return _Saddle(found.z * unit, *fields)
 

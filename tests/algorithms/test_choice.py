@@ -268,6 +268,22 @@ def test_what_it_cannot_do_is_named() -> None:
         choose_weight(nothing, Tikhonov, Exact(), SURE())
 
 
+@pytest.mark.parametrize("rule", [Discrepancy(), SURE(), GCV(), LCurve()])
+def test_an_interrupt_ends_the_search(rule: Discrepancy) -> None:
+    class Interrupted(L1):
+        def prox(self, x: Tensor, step: Tensor | float) -> Tensor:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        choose_weight(problem(), Interrupted, FISTA(iterations=3), rule, bracket=(1.0, 2.0))
+
+
+def test_a_rule_must_be_one() -> None:
+    for rule in (SURE, "sure"):
+        with pytest.raises(TypeError, match=r"rule must be a Discrepancy\(\), SURE\(\), .* got .*(SURE|sure)"):
+            choose_weight(problem(), Tikhonov, Exact(), rule)
+
+
 def test_wrong_options_are_named() -> None:
     for kind in (SURE, GCV):
         with pytest.raises(ValueError, match="grid must be"):

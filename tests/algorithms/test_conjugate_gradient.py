@@ -79,7 +79,16 @@ def test_the_image_scales_with_the_data(dtype: torch.dtype, scale: float) -> Non
 
 
 @pytest.mark.parametrize(
-    "prior", [L1(0.1), TotalVariation(0.1), NonNegative(), Box(0.0, 1.0), SumOfTerms(Tikhonov(), NonNegative())]
+    "prior",
+    [
+        L1(0.1),
+        TotalVariation(0.1),
+        NonNegative(),
+        Box(0.0, 1.0),
+        Box(-1000.0, 3000.0),  # so wide that no probe leaves it
+        SumOfTerms(Tikhonov(), NonNegative()),
+        SumOfTerms(Tikhonov(), Box(-1000.0, 3000.0)),
+    ],
 )
 def test_a_prior_that_is_not_quadratic_is_refused(prior: L1) -> None:
     operator = MatrixSensing(noise(20, 16), (4, 4))

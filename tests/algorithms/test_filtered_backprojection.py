@@ -7,7 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from invreg.algorithms.filtered_backprojection import filtered_backprojection, scan_weights, view_angles
+from invreg.algorithms.filtered_backprojection import (
+    filtered_backprojection,
+    offset_shares,
+    scan_weights,
+    view_angles,
+)
 from invreg.operators import FanBeam, Fourier, ParallelBeam
 from invreg.phantom import Ellipse, fan_sinogram, parallel_sinogram, rasterise, shepp_logan
 from invreg.testing import relative_gap
@@ -110,6 +115,44 @@ def test_amplitude_of_a_wide_fan_is_right(curved: bool) -> None:  # half-fan 19 
     assert float((image * truth).sum() / truth.square().sum()) == pytest.approx(1, abs=5e-3)
 
 
+@pytest.mark.parametrize(("detectors", "offset"), [(100, 20.0), (100, -20.0), (70, 30.0)])
+@pytest.mark.parametrize("views", [360, 361])
+def test_an_offset_detector_sees_the_whole_disk_in_a_full_turn(detectors: int, offset: float, views: int) -> None:
+    operator = ParallelBeam((N, N), turn(views, 360), detectors, detector_offset=offset)
+    sinogram = parallel_sinogram([DISK], operator.angles, operator.offsets)[None]
+    assert_reads_water(filtered_backprojection(operator, sinogram))
+
+
+@pytest.mark.parametrize("curved", [False, True])
+@pytest.mark.parametrize("offset", [60.0, -60.0])
+def test_an_offset_fan_detector_sees_the_whole_disk_in_a_full_turn(curved: bool, offset: float) -> None:
+    operator = FanBeam(
+        (N, N), turn(720, 360), 160, source_origin=200.0, origin_detector=200.0, detector_pitch=1.0,
+        detector_offset=offset, curved=curved,
+    )  # fmt: skip
+    sinogram = fan_sinogram([DISK], operator.angles, operator.offsets, 200.0, 200.0, curved)[None]
+    assert_reads_water(filtered_backprojection(operator, sinogram))
+
+
+def test_shares_of_an_offset_detector_sum_to_one_on_every_line() -> None:
+    shares = offset_shares(ParallelBeam((96, 96), turn(360, 360), 101, detector_offset=20.0))
+    assert shares is not None
+    twice = shares[:61]  # from -30 to 30 mm
+    torch.testing.assert_close(twice + twice.flip(0), torch.ones(61).double())
+    assert (shares[61:] == 1).all()
+    for offset in (0.0, 2.0):  # as far on both sides; or far enough
+        assert offset_shares(ParallelBeam((96, 96), turn(360, 360), 101, detector_offset=offset)) is None
+
+
+def test_an_offset_detector_is_warned_of_in_half_a_turn() -> None:
+    operator = ParallelBeam((96, 96), turn(180), 100, detector_offset=20.0)
+    with pytest.warns(UserWarning, match="29.5 mm on one side .* 69.5 mm on the other, .* needs 48 mm"):
+        filtered_backprojection(operator, torch.zeros(1, 180, 100, dtype=torch.float64))
+    blind = ParallelBeam((96, 96), turn(180, 360), 50, detector_offset=40.0)
+    with pytest.warns(UserWarning, match="reaches -15.5 mm"):
+        filtered_backprojection(blind, torch.zeros(1, 180, 50, dtype=torch.float64))
+
+
 def test_shepp_logan_comes_back() -> None:
     operator = ParallelBeam((128, 128), turn(240), 182)
     phantom = shepp_logan(128.0)
@@ -191,6 +234,8 @@ def test_wrong_arguments_are_refused() -> None:
         filtered_backprojection(operator, y, cutoff=1.5)
     with pytest.raises(ValueError, match="angle_weights must be"):
         filtered_backprojection(operator, y, angle_weights=torch.ones(3))
+    with pytest.raises(TypeError, match="angle_weights must be a torch.Tensor, got list"):
+        filtered_backprojection(operator, y, angle_weights=[1.0] * 4)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="y must be"):
         filtered_backprojection(operator, y[..., :-1])
     with pytest.raises(TypeError, match="float64"):

@@ -3,13 +3,14 @@ import torch
 from torch import Tensor
 
 from invreg.algorithms import GradientDescent
-from invreg.interfaces import Denoiser
+from invreg.algorithms.smooth import backtrack
+from invreg.interfaces import Denoiser, Regularizer
 from invreg.noise import Poisson
 from invreg.operators import MatrixSensing
 from invreg.operators.nonlinear import PhaseRetrieval
 from invreg.problem import Problem
 from invreg.random import draw
-from invreg.regularizers import RED, PlugAndPlay, Tikhonov
+from invreg.regularizers import RED, Box, NonNegative, PlugAndPlay, SumOfTerms, Tikhonov
 
 
 def noise(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
@@ -75,6 +76,33 @@ def test_poisson_noise_is_descended() -> None:
     objective = record.history.objective
     assert objective.isfinite().all()
     assert (objective[1:] <= objective[:-1] + 1e-10 * objective[0]).all()
+
+
+def test_momentum_does_not_leave_the_domain_of_the_likelihood() -> None:
+    y = torch.tensor([[0.0, 5.0, 1.0]]).double()
+    p = Problem(MatrixSensing(torch.eye(3).double()), y, Poisson())
+    record = GradientDescent(momentum=0.9, iterations=300, rtol=0.0, check_every=1).solve(
+        p, None, torch.full((1, 3), 4.0).double()
+    )
+    assert record.history.objective.isfinite().all()
+    torch.testing.assert_close(record.x, y, rtol=0, atol=1e-2)
+
+
+def test_a_sample_rests_where_no_step_can_be_judged() -> None:
+    z, rest = torch.tensor([[-1.0], [1.0]]).double(), torch.tensor([[2.0], [2.0]]).double()
+
+    def value(x: Tensor) -> Tensor:
+        return torch.where(x < 0, torch.inf, x.square() / 2).sum(1)
+
+    x, _ = backtrack(value, lambda s: z - s * z, z, z, torch.ones(2).double(), 3, rest)
+    assert x.tolist() == [[2.0], [0.0]]
+
+
+@pytest.mark.parametrize("prior", [NonNegative(), Box(-1000.0, 3000.0), SumOfTerms(Tikhonov(), NonNegative())])
+def test_a_constraint_is_refused(prior: Regularizer[Tensor]) -> None:
+    for algorithm in (GradientDescent(), GradientDescent(step_size=0.1)):
+        with pytest.raises(TypeError, match="finite everywhere, got .* with a constraint; ProximalGradient .* PDHG"):
+            algorithm.solve(problem(), prior)
 
 
 def test_wrong_options_and_priors_are_named() -> None:

@@ -20,12 +20,13 @@ from invreg.algorithms import (
     Reconstruction,
     Status,
 )
+from invreg.interfaces import LinearOperator
 from invreg.noise import Gaussian, Poisson
-from invreg.operators import MaskedFourier, MatrixSensing
+from invreg.operators import MaskedFourier, MatrixSensing, Sense
 from invreg.operators.nonlinear import PhaseRetrieval
 from invreg.problem import Problem
 from invreg.random import draw
-from invreg.regularizers import L1, Tikhonov, TotalVariation
+from invreg.regularizers import L1, NonNegative, SumOfTerms, Tikhonov, TotalVariation
 
 LEAST: list[Algorithm] = [FISTA(iterations=40), PDHG(iterations=40), ADMM(iterations=40)]
 
@@ -59,6 +60,20 @@ class Scripted:
         spoilt = x.clone()
         spoilt[slice(None) if self.sample is None else self.sample] = float("nan")
         return spoilt
+
+
+class Gain(LinearOperator):
+    """Multiplies by a real image, each sample by its own."""
+
+    def __init__(self, gain: Tensor) -> None:
+        super().__init__()
+        self.gain = gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gain * x
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.gain * y
 
 
 class Watch(TorchDispatchMode):
@@ -261,6 +276,34 @@ def test_plain_words_say_what_happened() -> None:
     assert "a&lt;b" in odd._repr_html_() and "c&amp;d" in odd._repr_html_()
 
 
+def test_a_sum_of_priors_is_described_by_its_parts() -> None:
+    prior = SumOfTerms(L1(0.37), NonNegative())
+    settings = PDHG(iterations=2).solve(small(), prior).settings
+    assert settings["prior"] == "SumOfTerms(L1(weight=0.37), NonNegative)"
+
+
+def test_the_penalty_on_record_is_that_of_the_annealed_prior() -> None:
+    class Fading(L1):
+        def at(self, progress: float) -> L1:
+            return L1(self.weight * (2 - progress))
+
+    result = FISTA(iterations=8, check_every=4, rtol=0).solve(small(), Fading(0.3))
+    run = FISTA(iterations=8, check_every=4, rtol=0).iterate(small(), Fading(0.3))
+    images = [state.x for state in run]
+    torch.testing.assert_close(result.history.penalty, torch.stack([L1(0.45)(images[3]), L1(0.3)(images[7])]))
+
+
+def test_what_is_neither_problem_nor_prior_is_refused() -> None:
+    problem = small()
+    for algorithm in (FISTA(), PDHG(), ADMM(), HQS(), GradientDescent(), ConjugateGradient(), SIRT()):
+        with pytest.raises(
+            TypeError, match=r"problem must be a Problem, got MatrixSensing; use Problem\(operator, y\)"
+        ):
+            algorithm.solve(problem.operator, None)
+        with pytest.raises(TypeError, match=r"prior must be an object, got the class L1; use L1\(\.\.\.\)"):
+            algorithm.solve(problem, L1)
+
+
 @pytest.mark.parametrize("make", [small, mri])
 @pytest.mark.parametrize(
     "algorithm",
@@ -388,6 +431,33 @@ def test_a_batch_is_solved_as_its_samples(algorithm: Algorithm) -> None:
     for i in range(3):
         alone = algorithm.solve(Problem(operator, y[i : i + 1]), L1(0.1)).x
         torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize(
+    "algorithm", [*LEAST, ADMM(rho=1.0), HQS(), ProximalGradient(), GradientDescent(), ConjugateGradient()]
+)
+def test_a_sample_that_its_operator_does_not_see_leaves_the_others_alone(
+    algorithm: Algorithm, dtype: torch.dtype
+) -> None:
+    maps = noise(2, 3, 6, 6, dtype=torch.complex128)
+    maps[1] = 0
+    everywhere = torch.ones(6, 6, dtype=torch.bool)
+    both, one = (Sense(m, everywhere) if dtype.is_complex else Gain(m[:, 0].real) for m in (maps, maps[:1]))
+    y = noise(2, *((3,) if dtype.is_complex else ()), 6, 6, dtype=dtype, seed=1)
+    algorithm = dataclasses.replace(algorithm, iterations=20, rtol=0.0)
+    smooth = isinstance(algorithm, (ConjugateGradient, GradientDescent))
+    for prior in (Tikhonov(0.1),) if smooth else (L1(0.1), TotalVariation(0.1, rtol=0, iterations=20)):
+        x = algorithm.solve(Problem(both, y), prior).x
+        torch.testing.assert_close(x[:1], algorithm.solve(Problem(one, y[:1]), prior).x)
+        assert (x[1] == 0).all()
+
+
+def test_sirt_leaves_a_sample_that_its_operator_does_not_see_as_it_was() -> None:
+    gain, x0 = torch.tensor([2.0, 0.0]).double().reshape(2, 1, 1), noise(2, 6, 6, seed=1)
+    y = noise(2, 6, 6)
+    result = SIRT(iterations=5).solve(Problem(Gain(gain), y), None, x0)
+    torch.testing.assert_close(result.x, torch.stack([y[0] / 2, x0[1]]))
 
 
 def test_a_total_variation_prior_has_its_value_recorded() -> None:

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from invreg.algorithms import FISTA, ProximalGradient
-from invreg.noise import Gaussian, Poisson
-from invreg.operators import MatrixSensing
+from invreg.algorithms import FISTA, PDHG, ProximalGradient, Status
+from invreg.noise import Gaussian, Poisson, TransmissionPoisson
+from invreg.operators import Blur, MatrixSensing, gaussian_kernel
 from invreg.problem import Problem
 from invreg.random import draw
-from invreg.regularizers import L1, NonNegative, SumOfTerms, Tikhonov
+from invreg.regularizers import L1, NonNegative, SumOfTerms, Tikhonov, TotalVariation
 
 
 def noise(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
@@ -134,6 +134,34 @@ def test_poisson_reconstruction_meets_its_optimality_conditions() -> None:
     scale = float(problem.misfit_gradient(start).abs().max())
     assert (x >= 0).all()
     assert float((x - (x - gradient / scale).clamp_min(0)).abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("restart", [True, False])
+def test_every_image_obeys_the_constraint_under_few_counts(restart: bool) -> None:
+    """Where all trials of a step fail, the extrapolated point from which they started must not be the result."""
+    source = torch.Generator().manual_seed(8)
+    matrix = torch.rand(60, 40, generator=source).double()
+    truth = torch.rand(1, 40, generator=source).double() * (torch.rand(1, 40, generator=source) < 0.3)
+    Poisson(0.3).sample(truth @ matrix.mT, source)
+    truth = 0.5 * torch.rand(1, 40, generator=source).double() * (torch.rand(1, 40, generator=source) < 0.3)
+    model, operator = TransmissionPoisson(20.0), MatrixSensing(matrix)
+    problem = Problem(operator, model.sample(operator(truth), source), model)
+    run = FISTA(iterations=300, rtol=0.0, restart=restart).iterate(
+        problem, NonNegative(), torch.full((1, 40), 0.5).double()
+    )
+    assert min(float(state.x.min()) for state in run) >= 0
+
+
+def test_total_variation_leaves_no_bias_where_fista_says_converged() -> None:
+    x = torch.zeros(1, 12, 12).double()
+    x[:, 3:9, 3:9] = 1
+    operator = Blur(gaussian_kernel(1.0, dtype=torch.float64), (12, 12))
+    problem = Problem(operator, operator(x) + 0.01 * noise(1, 12, 12))
+    prior = TotalVariation(0.002)
+    best = PDHG(iterations=500, rtol=0.0, check_every=500).solve(problem, prior).history.objective[-1]
+    result = FISTA(rtol=1e-4).solve(problem, prior)
+    assert result.status == (Status.CONVERGED,)
+    assert float(result.history.objective[-1] / best) - 1 < 1e-5
 
 
 def test_a_given_step_size_is_used() -> None:

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from invreg.algorithms import SIRT
-from invreg.operators import MaskedFourier, MatrixSensing
+from invreg.operators import MaskedFourier, MatrixSensing, ValidBlur, motion_kernel
 from invreg.operators.nonlinear import PhaseRetrieval
 from invreg.problem import Problem
 from invreg.random import draw
@@ -63,6 +63,13 @@ def test_unseen_pixels_and_empty_rays_stay_as_they_were() -> None:
     x = SIRT(iterations=50).solve(Problem(MatrixSensing(matrix), noise(1, 14, seed=2)), None, x0).x
     assert x.isfinite().all()
     assert float(x[0, 2]) == 0.75
+
+
+def test_negative_sums_of_the_size_of_rounding_are_no_negative_entries() -> None:
+    operator = ValidBlur(motion_kernel(9, 0.5), (32, 32))  # by a fast transform
+    y = operator(noise(1, 32, 32).abs().float())
+    assert float(operator.adjoint(torch.ones_like(y)).min()) < 0
+    assert SIRT(iterations=5).solve(Problem(operator, y), None).x.isfinite().all()
 
 
 def test_what_it_cannot_do_is_named() -> None:

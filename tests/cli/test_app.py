@@ -104,6 +104,19 @@ def test_debug_shows_where_an_error_came_from(invoke, tmp_path: Path) -> None:
     assert "Traceback" not in invoke("info", tmp_path / "none.npz").err
 
 
+def test_json_and_debug_may_stand_in_the_settings_file(invoke, tmp_path: Path) -> None:
+    settings = tmp_path / "run.yaml"
+    settings.write_text(f"input: {tmp_path / 'none.npz'}\noutput: {tmp_path / 'x.npz'}\njson: true\ndebug: true\n")
+    outcome = invoke("reconstruct", "--config", settings)
+    assert outcome.code == 2
+    assert outcome.json == {"error": f"{tmp_path / 'none.npz'}: no such file; check the path", "exit code": 2}
+    assert "Traceback" in outcome.err
+    settings.write_text(f"input: {tmp_path / 'none.npz'}\noutput: {tmp_path / 'x.npz'}\njson: false\n")
+    plain = invoke("reconstruct", "--config", settings)
+    assert (plain.code, plain.out) == (2, "")
+    assert "Traceback" not in plain.err
+
+
 def test_simulated_scans_do_not_overwrite_unasked(invoke, scans: Path) -> None:
     before = (scans / "mri.npz").read_bytes()
     outcome = invoke("simulate", scans / "mri.npz")

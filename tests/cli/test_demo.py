@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from invreg.algorithms import SIRT, ConjugateGradient
 from invreg.cli.figure import draw_comparison
 
 
@@ -39,6 +40,20 @@ def test_ct_demo_shows_that_total_variation_wins(invoke, tmp_path: Path) -> None
     assert rows["TV"]["RMSE (HU)"] < 0.75 * min(rows[name]["RMSE (HU)"] for name in ("FBP", "SIRT", "CGLS"))
     assert rows["TV"]["SSIM"] > max(rows[name]["SSIM"] for name in ("FBP", "SIRT", "CGLS")) + 0.05
     assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("what", "algorithm"), [("mri", ConjugateGradient), ("ct", SIRT)])
+def test_an_interrupted_demo_draws_nothing(
+    what: str, algorithm: type, invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(algorithm, "step", interrupted)
+    outcome = invoke("demo", what, "-o", tmp_path / "demo.png")
+    assert outcome.code == 1
+    assert "error: interrupted; nothing was written" in outcome.err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_figure_is_written_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ def test_counts_become_line_integrals_per_row(make_file: Callable[..., Path]) ->
     truth = blobs(angles.double(), CELLS, 33.3).float()
     assert float((record.data - truth).abs().max()) < 2e-4  # counts are rounded to integers
     assert record.centre_of_rotation == pytest.approx(33.3, abs=0.1)
+    assert record.meta["centre_of_rotation"] == "estimated"
     assert record.counts is not None
     assert isinstance(record.photons, torch.Tensor)
     assert record.photons.shape == (ROWS, 1, CELLS)
@@ -76,6 +77,41 @@ def test_a_zero_count_follows_the_rule_for_low_counts(make_file: Callable[..., P
     assert isinstance(record, Sinogram)
     assert isinstance(record.photons, torch.Tensor)
     assert torch.allclose(record.data, torch.log(2 * record.photons).expand_as(record.data))
+
+
+def test_fewer_counts_than_the_dark_field_are_read_as_none(make_file: Callable[..., Path]) -> None:
+    counts = np.full((ANGLES, ROWS, CELLS), DARK - 3, np.uint16)
+    record = read(make_file(**{"exchange/data": counts}))
+    assert isinstance(record, Sinogram)
+    assert record.counts is not None
+    assert isinstance(record.photons, torch.Tensor)
+    assert float(record.counts.max()) == 0
+    assert torch.allclose(record.data, torch.log(2 * record.photons).expand_as(record.data))
+
+
+def test_data_that_were_divided_by_their_flat_field_are_no_counts(make_file: Callable[..., Path]) -> None:
+    theta = np.arange(ANGLES) * 180 / ANGLES
+    clean = 10 * blobs(torch.from_numpy(np.deg2rad(theta)), CELLS, 33.3).expand(ROWS, -1, -1)
+    data = torch.exp(-clean).numpy().transpose(1, 0, 2).astype(np.float32)
+    assert data.min() < 1e-4  # deeper than half a count in one
+    data[0, 0, :2] = 0, -0.01
+    white = np.ones((1, ROWS, CELLS), np.float32)
+    white[:, 1, 5] = 0
+    dark = np.zeros((1, ROWS, CELLS), np.float32)
+    names = ("exchange/data", "exchange/data_white", "exchange/data_dark")
+    record = read(make_file(**dict(zip(names, (data, white, dark), strict=True))))
+    assert isinstance(record, Sinogram)
+    assert record.counts is None
+    assert record.photons is None
+    assert record.meta["normalised"] is True
+    assert record.meta["dead_cells"] == 1
+    assert record.data[0, 0, :2].tolist() == pytest.approx([17 * math.log(2)] * 2)
+    shown = clean.clone().float()
+    shown[0, 0, :2], shown[1, :, 5] = 17 * math.log(2), (shown[1, :, 4] + shown[1, :, 6]) / 2
+    assert torch.allclose(record.data, shown.clamp_max(17 * math.log(2)), atol=1e-4)
+    few = read(make_file(**{names[0]: (5 * data).astype(np.uint8), names[1]: 5 * white, names[2]: dark}))
+    assert isinstance(few, Sinogram)
+    assert few.counts is not None  # integers are counts, however few
 
 
 def test_dead_cells_are_bridged_and_counted(make_file: Callable[..., Path]) -> None:

@@ -245,6 +245,17 @@ def test_what_dicom_cannot_hold_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("slices", [1, 3])
+def test_a_new_name_without_suffix_is_a_directory_with_a_series(tmp_path: Path, slices: int) -> None:
+    affine = torch.diag(torch.tensor([1.0, 1.0, 2.0, 1.0], dtype=torch.float64))
+    stack = Image(torch.zeros(slices, 4, 4), "HU", (1.0, 1.0), affine, slices)
+    write(tmp_path / "s", stack)
+    assert len(list((tmp_path / "s").iterdir())) == slices
+    back = read(tmp_path / "s")
+    assert isinstance(back, Image)
+    assert back.data.numel() == stack.data.numel()
+
+
 def test_a_directory_of_other_things_is_never_deleted(tmp_path: Path) -> None:
     path = tmp_path / "s"
     write(path, volume(), format="dicom")

@@ -33,6 +33,20 @@ def test_a_voxel_keeps_its_point_in_the_world(tmp_path: Path, suffix: str, kind:
     assert point.tolist() == pytest.approx((AFFINE @ [1, 2, 3, 1]).tolist(), abs=1e-5)
 
 
+def test_steps_come_from_the_affine_and_not_from_other_zooms_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "x.nii"
+    nibabel.save(nibabel.Nifti1Image(np.ones((4, 5, 6), np.float32), np.diag([1.5, 2.0, 3.0, 1.0])), path)
+    content = bytearray(path.read_bytes())
+    content[80:92] = np.ones(3, "<f4").tobytes()  # pixdim[1:4]
+    path.write_bytes(content)
+    assert nibabel.load(path).header.get_zooms() == (1.0, 1.0, 1.0)
+    record = read(path)
+    assert isinstance(record, Image)
+    assert record.voxel_size == pytest.approx((3.0, 2.0, 1.5))
+    assert record.affine is not None
+    assert torch.equal(record.affine, torch.diag(torch.tensor([1.5, 2.0, 3.0, 1.0], dtype=torch.float64)))
+
+
 def test_what_we_write_nibabel_reads_at_the_right_place(tmp_path: Path) -> None:
     data = torch.zeros(1, 6, 5, 4)
     data[0, 3, 2, 1] = 7
@@ -66,6 +80,14 @@ def test_a_record_comes_back_with_its_shape(tmp_path: Path, shape: tuple[int, ..
 def test_a_stack_of_slices_is_a_volume_to_others(tmp_path: Path) -> None:
     write(tmp_path / "x.nii", Image(torch.rand(3, 5, 4), slices=3))
     assert nibabel.load(tmp_path / "x.nii").shape == (4, 5, 3)
+
+
+def test_slices_without_an_affine_lie_their_thickness_apart(tmp_path: Path) -> None:
+    for meta, step in (({"slice_thickness": 5.0}, 5.0), ({"slice_thickness": "thin"}, 1.0), ({}, 1.0)):
+        image = Image(torch.rand(3, 5, 4), voxel_size=(0.5, 0.25), slices=3, meta=meta)
+        write(tmp_path / "x.nii", image, overwrite=True)
+        assert nibabel.load(tmp_path / "x.nii").header.get_zooms() == (0.25, 0.5, step)
+        assert read(tmp_path / "x.nii").voxel_size == (0.5, 0.25)  # type: ignore[union-attr]
 
 
 def test_scaled_integers_big_endian_files_and_metres_are_understood(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_arrays_of_others_are_known_by_their_names(tmp_path: Path) -> None:
     assert isinstance(record, KSpace)
     assert record.mask is not None
     assert record.mask[0, 0, 0].tolist() == [False, True] * 3
-    np.savez(path, kspace=kspace, mask=np.arange(6) % 2, voxel_size=np.array([1.0, 2.0]), crop=[4, 4], other="x")
+    np.savez(path, kspace=kspace, mask=np.arange(6) % 2, voxel_size=np.array([1.0, 2.0]), crop=[4, 4])
     record = read(path)
     assert isinstance(record, KSpace)
     assert record.mask is not None
@@ -79,6 +79,23 @@ def test_arrays_of_others_are_known_by_their_names(tmp_path: Path) -> None:
     assert sinogram.detector_pitch == 0.5
     np.savez(path, image=np.ones((3, 4), np.uint8))
     assert read(path).data.shape == (1, 3, 4)
+
+
+def test_numbers_and_words_beside_foreign_arrays_become_fields(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    np.savez(path, kspace=normal(4, 2, 4, 6).numpy(), noise_sigma=0.5, slices=2)
+    kspace = read(path)
+    assert isinstance(kspace, KSpace)
+    assert (kspace.noise_sigma, kspace.slices) == (0.5, 2)
+    data = np.ones((2, 3, 4), np.float32)
+    np.savez(path, sinogram=data, angles=np.arange(3.0), photons=1e4, counts=data, centre_of_rotation=[1.5])
+    sinogram = read(path)
+    assert isinstance(sinogram, Sinogram)
+    assert (sinogram.photons, sinogram.centre_of_rotation) == (1e4, 1.5)
+    np.savez(path, image=np.ones((4, 3, 4), np.float32), units="HU", slices=2, voxel_size=[2.0, 1.0])
+    image = read(path)
+    assert isinstance(image, Image)
+    assert (image.units, image.slices, image.voxel_size) == ("HU", 2, (2.0, 1.0))
 
 
 def test_an_array_file_is_an_image(tmp_path: Path) -> None:
@@ -161,6 +178,11 @@ def test_a_wrong_array_is_refused(tmp_path: Path, content: bytes, message: str) 
         ({"kspace": np.ones((1, 2, 2, 2), "c8"), "maps": np.ones((1, 2, 2, 2), "c16")}, "complex128"),
         ({"sinogram": np.ones((1, 2, 2))}, "needs its angles"),
         ({"sinogram": np.ones((1, 2, 2)), "angles": np.ones(3)}, r"angles must be \(2,\)"),
+        ({"image": np.ones((2, 2)), "unit": "HU"}, "unknown array beside image 'unit'; did you mean 'units'"),
+        ({"image": np.ones((2, 2)), "mask": np.ones((2, 2))}, "unknown array beside image 'mask'"),
+        ({"image": np.ones((2, 2)), "units": "MU"}, "units must be one of"),
+        ({"image": np.ones((2, 2)), "slices": 0.5}, "slices must be an int"),
+        ({"kspace": np.ones((1, 1, 2, 2), "c8"), "noise_sigma": 0.0}, "noise_sigma must be finite and > 0"),
         ({"image": np.ones((2, 2)), "header": np.array("{}")}, "must name one of"),
         ({"image": np.ones((2, 2)), "header": np.array('{"invreg": 1, "kind": "KSpace"}')}, "another kind"),
         ({"image": np.ones((2, 2)), "header": np.array("[" * 100000)}, "cannot be read"),

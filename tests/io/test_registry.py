@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from invreg.io import Image, KSpace, Sinogram, formats, read, write
+from invreg.io import Image, KSpace, Sinogram, formats, read, targets, write
 
 IMAGE = Image(torch.arange(20.0).reshape(1, 4, 5), "HU", (1.0, 2.0))
 KSPACE = KSpace(torch.ones(1, 2, 4, 5, dtype=torch.complex64))
@@ -70,8 +70,8 @@ def test_unknown_names_come_with_the_nearest(tmp_path: Path) -> None:
         write(tmp_path / "x", IMAGE, format="nifty")
     with pytest.raises(ValueError, match="unknown format 'ismrmd'; did you mean 'ismrmrd'"):
         read(tmp_path / "x", format="ismrmd")
-    with pytest.raises(ValueError, match="unknown suffix ''"):
-        write(tmp_path / "x", IMAGE)
+    with pytest.raises(TypeError, match="DICOM holds images, got KSpace"):
+        write(tmp_path / "x", KSPACE)
     with pytest.raises(TypeError, match="record must be"):
         write(tmp_path / "x.npz", IMAGE.data)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match="make it first"):
@@ -79,6 +79,13 @@ def test_unknown_names_come_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="ismrmrd is read only"):
         write(tmp_path / "x.mrd", KSPACE)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_targets_are_what_is_written(tmp_path: Path) -> None:
+    for name in ("x.cfl", "x.hdr"):
+        assert targets(tmp_path / name) == (tmp_path / "x.cfl", tmp_path / "x.hdr")
+    for name in ("x.nii.gz", "series"):
+        assert targets(tmp_path / name) == (tmp_path / name,)
 
 
 def test_missing_and_meaningless_files_are_said_to_be_so(tmp_path: Path) -> None:

@@ -59,6 +59,16 @@ def test_a_sum_is_exact_only_if_its_parts_are() -> None:
     assert not SumOfTerms(L1(), RED(Same(), 1.0)).exact
 
 
+def test_a_sum_is_finite_only_if_its_parts_are() -> None:
+    assert SumOfTerms(L1(), Tikhonov()).finite
+    assert not SumOfTerms(L1(), SumOfTerms(L1(), NonNegative())).finite
+
+
+def test_a_sum_has_no_weight_of_its_own() -> None:
+    with pytest.raises(AttributeError, match="weight"):
+        _ = SumOfTerms(L1(), Tikhonov()).weight
+
+
 def test_annealing_reaches_the_parts() -> None:
     x = image()
     total = SumOfTerms(Fading(), L1(0.0))

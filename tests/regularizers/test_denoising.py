@@ -64,6 +64,16 @@ def test_value_of_red_is_half_the_product_with_the_residual() -> None:
     assert not RED.exact
 
 
+@pytest.mark.parametrize("kind", [PlugAndPlay, RED])
+def test_a_tensor_of_levels_moves_with_its_prior(kind: type[RED]) -> None:
+    prior = kind(Wiener(), torch.tensor([0.1, 0.2]))
+    assert prior.to("meta").sigma.device.type == "meta"
+    assert "sigma" in kind(Wiener(), torch.tensor(0.1)).state_dict()
+    level = nn.Parameter(torch.tensor(0.1))
+    assert [p is level for p in kind(Wiener(), level).parameters()] == [True]
+    assert kind(Wiener(), 0.3).sigma == 0.3
+
+
 def test_wrong_arguments_are_refused() -> None:
     for make in (PlugAndPlay, RED):
         with pytest.raises(TypeError, match="denoiser must be a Denoiser, got function"):

@@ -1,5 +1,7 @@
 """Tests of `invreg.regularizers.norms` beyond the laws."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -47,6 +49,18 @@ def test_prox_of_tikhonov_solves_the_dense_system(operator: Gradient | Wavelet) 
     dense = torch.eye(20, dtype=torch.float64) + 0.6 * matrix.T @ matrix
     got = Tikhonov(2.0, operator, rtol=1e-12).prox(x, 0.3)
     torch.testing.assert_close(got.flatten(), torch.linalg.solve(dense, x.flatten()))
+
+
+def test_prox_of_tikhonov_warns_when_its_iterations_end_before_its_accuracy() -> None:
+    x = signal(1, 40)
+    with pytest.warns(UserWarning, match=r"Tikhonov.prox reached accuracy .* > rtol = 1e-06 in 7 iterations"):
+        Tikhonov(1e3, Gradient(1), iterations=7).prox(x, 1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for weight in (1.0, 1e6):
+            for x in (signal(1, 24, 20), signal(1, 24, 20, dtype=torch.float32)):
+                Tikhonov(weight, Gradient()).prox(x, 1.0)
+        Tikhonov(1e3, Gradient(1), rtol=0.0, iterations=7).prox(signal(1, 40), 1.0)
 
 
 def test_tikhonov_splits_into_its_operator_and_a_square() -> None:
