@@ -3,7 +3,7 @@
 import torch
 
 from invreg.algorithms import HQS
-from invreg.deepinv_bridge import from_deepinv
+from invreg.deepinv_bridge import from_deepinv, guard_torchvision
 from invreg.metrics import psnr
 from invreg.noise import Gaussian
 from invreg.operators import Blur, gaussian_kernel
@@ -14,8 +14,6 @@ from invreg.regularizers import PlugAndPlay
 def main(quick: bool = False) -> dict[str, float]:
     """Returns the PSNR in dB before and after; empty if deepinv is not installed."""
     try:
-        from invreg._torchvision import guard_torchvision
-
         guard_torchvision()
         from deepinv.models import TVDenoiser  # needs no weights; a trained network goes in its place
     except ImportError:

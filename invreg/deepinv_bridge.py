@@ -11,6 +11,8 @@ from invreg._channels import check_layout
 from invreg._torchvision import guard_torchvision
 from invreg.interfaces import Denoiser, Operator, Proximal, Regularizer
 
+__all__ = ["as_deepinv", "from_deepinv", "guard_torchvision"]
+
 if TYPE_CHECKING:
     from types import ModuleType
 
