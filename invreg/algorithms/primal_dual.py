@@ -110,7 +110,7 @@ class PDHG(Algorithm[SplittablePrior, PrimalDualState]):
             bound=bound,
             curvature=bend if explicit else torch.zeros_like(bend),
             ratio=self.balance * torch.where(bend > 0, bend, 1) * inverse(bound),
-            agility=torch.full_like(one, 0.1),
+            agility=torch.full_like(one, 0.2),
         )
 
     def step(
@@ -171,7 +171,7 @@ def _balanced(old: PrimalDualState, new: PrimalDualState, tau: Tensor) -> Primal
         sigma = old.ratio * scale
         off = (u - u_new) / expand(sigma, u) - (image - image_new)
         dual = dual + sigma * inner(off, off)
-    ratio, agility = balanced(old.ratio, old.agility, dual, primal, decay=0.98)
+    ratio, agility = balanced(old.ratio, old.agility, dual, primal, decay=0.96)
     return replace(new, ratio=ratio, agility=agility)
 
 

@@ -198,7 +198,7 @@ def _ct(device: torch.device, seed: int, console: Console) -> Comparison:
         }
 
     sirt, cg = SIRT(iterations=100, rtol=0.0), ConjugateGradient(iterations=10, rtol=0.0)
-    pdhg = PDHG(iterations=150, rtol=1e-4)
+    pdhg = PDHG(iterations=150, rtol=1e-4, balance=0.1)
     methods: tuple[tuple[str, Callable[[], Tensor]], ...] = (
         ("FBP, Hann", lambda: hounsfield(fbp)),
         ("SIRT, 100", lambda: hounsfield(_finished(sirt.solve(plain, None)))),
