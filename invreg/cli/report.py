@@ -99,13 +99,15 @@ def noticing_interrupts() -> Iterator[threading.Event]:
 
 def versions() -> dict[str, str]:
     """Of this package and what it computes with."""
+    import torch
+
     found = {"python": platform.python_version()}
-    for name in ("invreg", "torch", "numpy", "scipy"):
+    for name in ("invreg", "numpy", "scipy"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = "not installed"
-    return found
+    return found | {"torch": torch.__version__}  # with its build, which the package's metadata may leave out
 
 
 def write_text(path: Path, text: str) -> None:
