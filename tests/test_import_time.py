@@ -56,3 +56,7 @@ def test_importing_the_package_takes_at_most_1_3_times_the_import_of_torch() -> 
         if min(times["invreg"]) <= 1.25 * min(times["torch"]) and len(times["torch"]) >= 3:
             break
     assert min(times["invreg"]) <= 1.3 * min(times["torch"])
+
+
+def test_the_command_answers_help_without_loading_torch() -> None:
+    assert "torch" not in modules_after("import invreg.cli.app")
