@@ -91,9 +91,8 @@ class GradientDescent(Algorithm[Regularizer[Tensor] | None, DescentState]):
         prior = annealed(prior, progress)
         searches = self._searches(problem, prior)
         z = state.x + self.momentum * (state.x - state.previous) if self.momentum else state.x
-        if (
-            searches and self.momentum and not problem.is_quadratic
-        ):  # z may lie where the misfit is infinite: start from x
+        if searches and self.momentum and not problem.is_quadratic:
+            # z may lie where the misfit is infinite: then start from x
             z = torch.where(expand(problem.misfit(z).isfinite(), z), z, state.x)
         gradient = _gradient(problem, prior, z)
         if not searches:

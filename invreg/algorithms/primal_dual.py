@@ -76,8 +76,9 @@ class PDHG(Algorithm[SplittablePrior, PrimalDualState]):
 
     Source: Chambolle and Pock 2011, Alg. 1 with theta = 1; Condat 2013 and Vu 2013 for the explicit gradient; block
     step sizes: Pock and Chambolle 2011, in the norm of each block; balancing: Goldstein, Li and Yuan 2015, "Adaptive
-    primal-dual splitting methods", Alg. 1, with residuals in the norms of the step sizes, tau |p|^2 and
-    sum_i sigma_i |d_i|^2, which carry the unit of the objective, so that the scale of the data does not matter.
+    primal-dual splitting methods", Alg. 1, by factors that follow the residuals in the norms of the step sizes,
+    tau |p|^2 and sum_i sigma_i |d_i|^2, which carry the unit of the objective, so that the scale of the data does not
+    matter.
     """
 
     explicit: bool = False
