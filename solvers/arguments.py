@@ -1,0 +1,179 @@
+"""Checks of what comes in at the public face, and the choices that it leaves open."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .controller import PI, Adaptive, Controller, Fixed
+from .dynamics import Dynamics, State, leaves_of, structure_of
+from .event import Event
+from .method import Method
+from .problem import InitialValueProblem
+from .switch import AutoSwitch
+
+_warned: set[torch.dtype] = set()
+
+
+def problem_of(
+    field: Callable[..., Any],
+    y0: State,
+    ts: Tensor | Sequence[float],
+    method: Method | AutoSwitch,
+    controller: Controller | None,
+    per_sample: bool,
+    rtol: float | Tensor,
+    atol: float | Tensor,
+    args: Sequence[Any],
+    events: Sequence[Event],
+    stops: Sequence[float],
+    jumps: Sequence[float],
+    max_steps: int,
+) -> InitialValueProblem:
+    """The problem that the arguments of `odeint` describe.
+
+    Raises:
+        TypeError, ValueError: an argument does not fit; it is named.
+    """
+    if not callable(field):
+        raise TypeError(f"field must be callable as field(t, y, *args), got {type(field).__name__}")
+    methods = _methods(method)
+    structure = structure_of(y0, per_sample)
+    flat = y0 if isinstance(y0, Tensor) else None
+    if flat is None:
+        assert structure is not None
+        flat = structure.pack(leaves_of(y0))
+    if per_sample and not flat.ndim:
+        raise ValueError("y0 must have a batch on axis 0 for per_sample steps, got a 0-d tensor")
+    if not bool(flat.detach().isfinite().all()):
+        raise ValueError("y0 must be finite, got NaN or infinity in it")
+    times = _times(ts, flat, per_sample)
+    controller = _controller(controller, methods[0])
+    if isinstance(controller, Fixed) and len(methods) > 1:
+        raise ValueError("AutoSwitch needs an adaptive controller such as PI(), got Fixed")
+    if len(methods) > 1 and per_sample:
+        raise ValueError("AutoSwitch decides for the whole batch: use per_sample=False, or one stiff method")
+    for event in events:
+        if not isinstance(event, Event):
+            raise TypeError(f"events must be Event objects, got {type(event).__name__}")
+    if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps <= 0:
+        raise ValueError(f"max_steps must be an integer > 0, got {max_steps!r}")
+    time_dtype = flat.dtype.to_real()
+    forced = _forced(stops, jumps, times, time_dtype)
+    return InitialValueProblem(
+        dynamics=Dynamics(field, tuple(args), structure, time_dtype),
+        y0=methods[0].lift(flat),
+        ts=times,
+        methods=methods,
+        switch=method if isinstance(method, AutoSwitch) else None,
+        controller=controller,
+        rtol=_tolerance("rtol", rtol, flat),
+        atol=_tolerance("atol", atol, flat),
+        samples=per_sample,
+        max_steps=max_steps,
+        stops=tuple(forced),
+        jumps={before: after for before, after in forced.items() if after != before},
+        events=tuple(events),
+    )
+
+
+def _methods(method: Method | AutoSwitch) -> tuple[Method, ...]:
+    if isinstance(method, AutoSwitch):
+        return (method.nonstiff, method.stiff)
+    if isinstance(method, Method):
+        return (method,)
+    got = method.__name__ if isinstance(method, type) else repr(method)
+    near = nearest(got.strip("'"), [one.__name__ for one in _all_methods()])
+    raise TypeError(
+        f"method must be a Method such as Tsit5(), got {got}" + (f"; did you mean {near}()?" if near else "")
+    )
+
+
+def _all_methods() -> list[type]:
+    found, pending = [], [Method]
+    while pending:
+        pending.extend(pending.pop().__subclasses__())
+        found.extend(pending[-1:])
+    return found
+
+
+def nearest(name: str, names: Sequence[str]) -> str | None:
+    """The name that was probably meant."""
+    close = difflib.get_close_matches(name.lower(), [one.lower() for one in names], 1, 0.5)
+    return next(one for one in names if one.lower() == close[0]) if close else None
+
+
+def _controller(controller: Controller | None, method: Method) -> Controller:
+    if controller is None:
+        return Fixed() if method.error_order is None else PI()
+    if not isinstance(controller, (Adaptive, Fixed)):
+        raise TypeError(f"controller must be PI(), I(), PID() or Fixed(step), got {controller!r}")
+    if isinstance(controller, Adaptive) and method.error_order is None:
+        raise ValueError(
+            f"{type(method).__name__} has no error estimate to adapt to: use controller=Fixed(step), or a method such as "
+            f"Tsit5()"
+        )
+    return controller
+
+
+def _times(ts: Tensor | Sequence[float], y: Tensor, per_sample: bool) -> Tensor:
+    times = ts if isinstance(ts, Tensor) else torch.tensor(ts, dtype=torch.float64)
+    if times.is_complex() or times.dtype == torch.bool:
+        raise TypeError(f"ts must be real, got {times.dtype}")
+    times = times.to(y.device, torch.float64)
+    wanted = "(T,)" if not per_sample else f"(T,) or (T, {y.shape[0]})"
+    if times.ndim != 1 and not (per_sample and times.ndim == 2 and times.shape[1] == y.shape[0]):
+        raise ValueError(f"ts must have shape {wanted}, got {tuple(times.shape)}")
+    if not times.shape[0]:
+        raise ValueError("ts must hold at least one time, got none")
+    values = times.detach().cpu()
+    if not bool(values.isfinite().all()):
+        raise ValueError("ts must be finite, got NaN or infinity in it")
+    change = values.diff(dim=0)
+    if not bool((change > 0).all() or (change < 0).all()):
+        raise ValueError(f"ts must be strictly increasing or strictly decreasing, got {values.tolist()}")
+    return times
+
+
+def _tolerance(name: str, value: float | Tensor, y: Tensor) -> float | Tensor:
+    if isinstance(value, Tensor):
+        value = value.to(y.device, y.dtype.to_real())
+        try:
+            torch.broadcast_shapes(value.shape, y.shape)
+        except RuntimeError:
+            raise ValueError(f"{name} must broadcast to y, {tuple(y.shape)}, got {tuple(value.shape)}") from None
+        if not bool((value > 0).all() if name == "rtol" else (value >= 0).all()):
+            raise ValueError(f"{name} must be > 0 everywhere")
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}")
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be finite and > 0, got {value}")
+    eps = torch.finfo(y.dtype).eps
+    if name == "rtol" and value < eps and y.dtype not in _warned:
+        _warned.add(y.dtype)
+        warnings.warn(
+            f"rtol {value} is below the resolution of {y.dtype}, {eps:.1e}: the error estimates are rounding errors",
+            stacklevel=4,
+        )
+    return float(value)
+
+
+def _forced(stops: Sequence[float], jumps: Sequence[float], ts: Tensor, time_dtype: torch.dtype) -> dict[float, float]:
+    """Times at which a step must end -> the time at which the next begins: beyond a jump, in the field's clock."""
+    forced = {float(t): float(t) for t in stops}
+    ends = ts[[0, -1]].detach().cpu().reshape(2, -1)
+    forward = bool(ends[1, 0] > ends[0, 0])
+    resolution = torch.finfo(time_dtype).eps
+    for jump in jumps:
+        gap = (1 if forward else -1) * max(abs(float(jump)) * resolution, torch.finfo(time_dtype).tiny)
+        forced[float(jump) - gap] = float(jump) + gap
+    low, high = float(ends.min()), float(ends.max())
+    inside = {t: after for t, after in forced.items() if low < t < high}
+    return dict(sorted(inside.items(), reverse=not forward))

@@ -1,0 +1,87 @@
+"""The contract of the methods: one pure step gives the new state, its error, its stiffness, and the values between."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from torch import Tensor
+
+Dynamics = Callable[[Tensor, Tensor], Tensor]  # (t, y) -> dy/dt, shaped as y
+
+
+class Step(ABC):
+    """What a method did between t and t + dt. Everything beyond `y` is computed when asked for, once.
+
+    `dt` is a number when all samples share the step, else a tensor that broadcasts to y, (B, 1, ..., 1) or ().
+    """
+
+    y: Tensor  # the solution at t + dt
+
+    @abstractmethod
+    def slope(self) -> Tensor:
+        """f(t + dt, y), with which the next step starts; shaped as y."""
+
+    @abstractmethod
+    def error(self) -> Tensor | None:
+        """Estimate of the local error of y, shaped as y; None where the method has none."""
+
+    @abstractmethod
+    def stiffness(self, samples: bool) -> Tensor | None:
+        """Estimate of the largest |eigenvalue| of the Jacobian that this step met: (B,) if `samples`, else ().
+
+        None where the method has none.
+        """
+
+    @abstractmethod
+    def at(self, theta: float | Tensor) -> Tensor:
+        """The solution at t + theta dt, 0 <= theta <= 1, shaped as y; theta broadcasts to y."""
+
+
+class Method(ABC):
+    """A one-step method: a frozen dataclass that holds constants and options, no state."""
+
+    @property
+    @abstractmethod
+    def order(self) -> int:
+        """Order of the solution."""
+
+    @property
+    @abstractmethod
+    def dense_order(self) -> int:
+        """Order of the values between steps."""
+
+    @property
+    @abstractmethod
+    def error_order(self) -> int | None:
+        """Order of the embedded solution; None: steps have no error estimate."""
+
+    @property
+    @abstractmethod
+    def stability_size(self) -> float | None:
+        """Length of the negative real axis on which a step is stable; None: unbounded."""
+
+    @property
+    @abstractmethod
+    def has_stiffness(self) -> bool:
+        """Whether steps estimate the stiffness."""
+
+    @abstractmethod
+    def step(self, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Tensor | None = None) -> Step:
+        """One step from (t, y). Pure; differentiable in t, y and whatever the dynamics hold, not in dt.
+
+        Args:
+            dynamics: (t, y) -> dy/dt.
+            t: start, float64, () or (B, 1, ..., 1).
+            dt: signed length, a number or a tensor shaped as t.
+            y: state at t.
+            slope: dynamics(t, y) where it is known, else it is evaluated.
+        """
+
+    def lift(self, y: Tensor) -> Tensor:
+        """The method's own state for a solution y. May be overridden by methods that carry more than y."""
+        return y
+
+    def lower(self, state: Tensor) -> Tensor:
+        """The solution in the method's own state; the inverse of `lift`. May be overridden with it."""
+        return state

@@ -1,0 +1,94 @@
+"""An initial value problem as the loops take it: one tensor, times in order, everything checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+from torch import Tensor
+
+from .controller import Adaptive, Controller, error_scale, rms, rms_per_sample
+from .dynamics import Dynamics
+from .event import Event
+from .method import Method, Step
+from .switch import AutoSwitch
+
+
+@dataclass(frozen=True, eq=False)
+class InitialValueProblem:
+    """dy/dt = dynamics(t, y), y(ts[0]) = y0, wanted at ts.
+
+    `y0` is the method's own state (`Method.lift`); `ts` is (T,) or, per sample, (T, B); float64, on y0's device.
+    """
+
+    dynamics: Dynamics
+    y0: Tensor
+    ts: Tensor
+    methods: tuple[Method, ...]  # two where they switch
+    switch: AutoSwitch | None
+    controller: Controller
+    rtol: float | Tensor
+    atol: float | Tensor
+    samples: bool  # whether axis 0 is a batch whose samples step on their own
+    max_steps: int
+    stops: tuple[float, ...] = ()  # in the order of time
+    jumps: Mapping[float, float] = field(default_factory=dict)  # stops just before a jump -> the time just after it
+    events: tuple[Event, ...] = ()
+    overshoot: bool = False  # whether the last step may end beyond the last time
+
+    @property
+    def method(self) -> Method:
+        """The method that starts."""
+        return self.methods[0]
+
+    @property
+    def order(self) -> int:
+        """One more than the order of the error estimate: the exponent of the controllers."""
+        return min(self.method.order, self.method.error_order or self.method.order) + 1
+
+    def over(self, **changes: object) -> Self:
+        """A copy with some fields changed."""
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+    def spread(self, control: Tensor) -> Tensor:
+        """(B,) -> (B, 1, ..., 1), which broadcasts to y; () stays."""
+        return control.reshape(-1, *([1] * (self.y0.ndim - 1))) if control.ndim else control
+
+    def ratio(self, error: Tensor, y0: Tensor, y1: Tensor) -> Tensor:
+        """The error of a solution in units of what is tolerated between y0 and y1: (B,) per sample, else ()."""
+        norm = self.controller.norm if isinstance(self.controller, Adaptive) else None
+        if norm is None:
+            norm = rms_per_sample if self.samples else rms
+        return norm(error / error_scale(y0, y1, self.rtol, self.atol))
+
+    def judge(self, error: Tensor, y: Tensor, step: Step) -> Tensor:
+        """The `ratio` of a step from the method's state y."""
+        return self.ratio(error, self.method.lower(y), self.method.lower(step.y))
+
+    def size(self, error: Tensor) -> Tensor:
+        """The root mean square of an error, unscaled: (B,) per sample, else ()."""
+        return rms_per_sample(error) if self.samples else rms(error)
+
+    def condition(self, event: Event, t: Tensor, y: Tensor) -> Tensor:
+        """The value of an event's condition at a state of the method: (B,) per sample, else ().
+
+        Raises:
+            TypeError, ValueError: the condition gives no real number, or not one for each sample.
+        """
+        value = event.condition(t.to(self.dynamics.time_dtype), self.solution(y), *self.dynamics.args)
+        wanted = self.y0.shape[:1] if self.samples else ()
+        if not isinstance(value, Tensor) or value.is_complex():
+            got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(f"condition of an Event must give a real tensor, got {got}")
+        if value.numel() != max(wanted.numel() if self.samples else 1, 1) or (
+            self.samples and value.shape[0] != wanted[0]
+        ):
+            shape = f"({wanted[0]},), one value for each sample" if self.samples else "()"
+            raise ValueError(f"condition of an Event must give a tensor of shape {shape}, got {tuple(value.shape)}")
+        return value.reshape(wanted)
+
+    def solution(self, y: Tensor) -> Any:
+        """A state of the method as the user knows it."""
+        y = self.method.lower(y)
+        return y if self.dynamics.structure is None else self.dynamics.structure.unpack(y)

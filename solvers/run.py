@@ -1,0 +1,167 @@
+"""The record of one integration: the accepted steps, and the values asked for between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from .march import Accepted, March
+from .method import Step
+from .problem import InitialValueProblem
+from .record import Status, Steps
+
+
+@dataclass(frozen=True, eq=False)
+class Hit:
+    """An event that happened: which, in which step, after what fraction of it."""
+
+    event: int
+    step: int | Tensor  # (B,) per sample
+    theta: float | Tensor
+    mask: Tensor | None = None  # (B,): the samples to which it happened
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a loop leaves behind. Tensors carry gradients where the loop ran with them.
+
+    The ts in step i are those from first[i] to first[i + 1], at most rounds[i] of them for any sample.
+    """
+
+    steps: Steps
+    ys: Tensor  # (T, *y), states of the method at ts; NaN where not reached
+    at_hits: Tensor  # (E, *y), states of the method at the events
+    last: Tensor  # the state where it ended
+    status: Tensor  # (1,) or (B,), values of Status
+    reached: Tensor  # (1,) or (B,), float64
+    accepted: Tensor  # (1,) or (B,)
+    rejected: Tensor
+    first: Tensor  # (S + 1, 1) or (S + 1, B)
+    rounds: tuple[int, ...]
+    hits: tuple[Hit, ...] = ()
+    random: tuple[tuple[Tensor, ...], ...] = ()  # states of the generators before each step, where they are drawn from
+
+
+@dataclass(eq=False)
+class _Lists:
+    """A run while it goes on."""
+
+    pieces: list[tuple[float, float, int]] = field(default_factory=list)
+    y: list[Tensor] = field(default_factory=list)
+    ratio: list[Tensor] = field(default_factory=list)
+    error: list[Tensor] = field(default_factory=list)
+    stiffness: list[Tensor] = field(default_factory=list)
+    ys: list[Tensor] = field(default_factory=list)
+    at_hits: list[Tensor] = field(default_factory=list)
+    first: list[int] = field(default_factory=lambda: [1])
+    hits: list[Hit] = field(default_factory=list)
+    random: list[tuple[Tensor, ...]] = field(default_factory=list)
+
+
+def integrate(problem: InitialValueProblem, slope: Tensor, dt: float, stochastic: bool = False) -> Run:
+    """March through a problem whose samples share their steps, and collect."""
+    march = March(problem, slope, dt, stochastic)
+    times: list[float] = problem.ts.tolist()
+    lists, last = _Lists(ys=[problem.y0]), problem.y0
+    for i, piece in enumerate(march):
+        lists.pieces.append((piece.t, piece.dt, piece.method))
+        lists.y.append(piece.y)
+        error = piece.step.error()
+        for kept, value in (
+            (lists.ratio, piece.ratio),
+            (lists.error, None if error is None else problem.size(error)),
+            (lists.stiffness, piece.stiffness),
+        ):
+            if value is not None:
+                kept.append(value)
+        if piece.random is not None:
+            lists.random.append(piece.random)
+        end = piece.t + piece.dt * piece.hits[-1][1] if _ends(problem, piece) else piece.end
+        after = len(lists.ys)
+        while after < len(times) and (times[after] - end) * march.sign <= 0:
+            after += 1
+        lists.ys.extend(values_at(problem, piece.step, piece.t, piece.dt, range(len(lists.ys), after)))
+        lists.first.append(after)
+        lists.hits.extend(Hit(event, i, theta) for event, theta in piece.hits)
+        lists.at_hits.extend(piece.step.at(theta) for _, theta in piece.hits)
+        last = lists.at_hits[-1] if _ends(problem, piece) else piece.step.y
+    return _finish(problem, march, lists, last)
+
+
+def _ends(problem: InitialValueProblem, piece: Accepted) -> bool:
+    return any(problem.events[i].terminal for i, _ in piece.hits)
+
+
+def outputs_in(problem: InitialValueProblem, run: Run, i: int, step: Step) -> list[Tensor]:
+    """States at the ts in the i-th step, retaken: run.rounds[i] of them; meaningless where a sample has fewer."""
+    if not problem.samples:
+        inside = range(int(run.first[i, 0]), int(run.first[i + 1, 0]))
+        return values_at(problem, step, float(run.steps.t[i, 0]), float(run.steps.dt[i, 0]), inside)
+    raise NotImplementedError
+
+
+def values_at(problem: InitialValueProblem, step: Step, t: float, dt: float, inside: Sequence[int]) -> list[Tensor]:
+    """States at the ts numbered `inside`, which lie in a step from t; with the gradient of ts."""
+    if not inside:
+        return []
+    if problem.ts.requires_grad:
+        zero = problem.ts[0] - problem.ts[0].detach()
+        theta = (problem.ts[list(inside)] - (zero + t)) / dt
+        return list(step.at(theta.reshape(-1, *([1] * problem.y0.ndim))))
+    ts: list[float] = problem.ts[list(inside)].tolist()
+    thetas = [(one - t) / dt for one in ts]
+    whole = [step.y] if math.isclose(thetas[-1], 1.0, rel_tol=1e-14) else []
+    between = thetas[: len(thetas) - len(whole)]
+    if len(between) <= 1:
+        return [*(step.at(theta) for theta in between), *whole]
+    theta = torch.tensor(between, dtype=torch.float64, device=problem.y0.device)
+    return [*step.at(theta.reshape(-1, *([1] * problem.y0.ndim))), *whole]
+
+
+def _finish(problem: InitialValueProblem, march: March, lists: _Lists, last: Tensor) -> Run:
+    y0, count = problem.y0, len(lists.pieces)
+    t, dt, which = zip(*lists.pieces, strict=True) if count else ((), (), ())
+    status = march.status
+    if not _finite(last) and not status.failed:
+        status = Status.NONFINITE  # steps of fixed length go on through NaN
+        bad = [i for i, y in enumerate(lists.y) if not _finite(y)]
+        march.reached = t[bad[0] - 1 if bad else count - 1]
+    steps = Steps(
+        t=torch.tensor(t, dtype=torch.float64).reshape(-1, 1),
+        dt=torch.tensor(dt, dtype=torch.float64).reshape(-1, 1),
+        y=torch.stack(lists.y) if count else y0.new_empty((0, *y0.shape)),
+        ratio=_column(lists.ratio, count),
+        error=_column(lists.error, count),
+        stiffness=_column(lists.stiffness, count),
+        mask=torch.ones(count, 1, dtype=torch.bool),
+        method=torch.tensor(which, dtype=torch.int64),
+    )
+    missing = problem.ts.shape[0] - len(lists.ys)
+    return Run(
+        steps=steps,
+        ys=torch.stack([*lists.ys, *[torch.full_like(y0, torch.nan)] * missing]),
+        at_hits=torch.stack(lists.at_hits) if lists.at_hits else y0.new_empty((0, *y0.shape)),
+        last=last,
+        status=torch.tensor([status]),
+        reached=torch.tensor([march.reached], dtype=torch.float64),
+        accepted=torch.tensor([march.accepted]),
+        rejected=torch.tensor([march.rejected]),
+        first=torch.tensor(lists.first).reshape(-1, 1),
+        rounds=tuple(b - a for a, b in pairwise(lists.first)),
+        hits=tuple(lists.hits),
+        random=tuple(lists.random),
+    )
+
+
+def _finite(y: Tensor) -> bool:
+    return bool(y.detach().isfinite().all())
+
+
+def _column(values: list[Tensor], count: int) -> Tensor | None:
+    """(S, 1); None where not every step had a value."""
+    return torch.stack(values).reshape(-1, 1) if count and len(values) == count else None

@@ -1,0 +1,311 @@
+"""Explicit Runge-Kutta pairs: one step kernel, and a class for each tableau."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from . import tableau as tableaux
+from .method import Dynamics, Method, Step
+from .tableau import Tableau
+
+TINY = 1e-30  # added to a norm that divides; below any difference of two float32 or float64 states that matters
+
+
+@lru_cache(maxsize=256)
+def _abscissae(c: tuple[float, ...], ndim: int, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(c, dtype=torch.float64, device=device).reshape(-1, *([1] * ndim))
+
+
+def weighted(weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
+    """Sum of weight * slope over the weights that are not zero, of which there is one at least."""
+    total: Tensor | None = None
+    for weight, slope in zip(weights, slopes, strict=False):
+        if weight:
+            total = slope * weight if total is None else torch.add(total, slope, alpha=weight)
+    return slopes[0] * 0 if total is None else total
+
+
+def advance(y: Tensor, dt: float | Tensor, weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
+    """The state y + dt * sum of weight * slope; the slopes are summed first, so that y is rounded once."""
+    if sum(1 for weight in weights if weight) == 1 and not isinstance(dt, Tensor):
+        i = next(i for i, weight in enumerate(weights) if weight)
+        return torch.add(y, slopes[i], alpha=dt * weights[i])
+    total = weighted(weights, slopes)
+    return y + total * dt if isinstance(dt, Tensor) else torch.add(y, total, alpha=dt)
+
+
+def stage_times(c: tuple[float, ...], t: Tensor, dt: float | Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """The times t + c dt in the dtype of the state, one for each stage."""
+    if torch.compiler.is_compiling():  # numbers fuse into the program, a table does not
+        return tuple((t + dt * one).to(dtype) for one in c)
+    abscissae = _abscissae(c, t.ndim, t.device)
+    times = t + abscissae * dt if isinstance(dt, Tensor) else torch.add(t, abscissae, alpha=dt)
+    return times.to(dtype).unbind()
+
+
+def stiffness_ratio(slopes: Tensor, states: Tensor, norm: str, samples: bool) -> Tensor:
+    """|difference of slopes| / |difference of states|, 0 where the states coincide: (B,) if `samples`, else ()."""
+    start = 1 if samples else 0
+    axes = tuple(range(start, slopes.ndim))
+    if norm == "max":
+        apart = states.abs() > TINY
+        ratio = torch.where(apart, slopes.abs() / torch.where(apart, states.abs(), 1), 0)
+        return ratio.amax(axes) if axes else ratio
+    if not axes:
+        top, bottom = slopes.abs(), states.abs()
+    else:
+        top, bottom = torch.linalg.vector_norm(slopes, dim=axes), torch.linalg.vector_norm(states, dim=axes)
+    return top / bottom.clamp_min(TINY)
+
+
+class RungeKuttaStep(Step):
+    """A step of an explicit pair: its slopes, and the states at which the stiffness pair was evaluated."""
+
+    def __init__(
+        self, method: RungeKutta, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Tensor | None
+    ) -> None:
+        table = method.table
+        dtype = y.dtype.to_real()
+        self.method, self.dynamics, self.t, self.dt, self.start = method, dynamics, t, dt, y
+        self.times = stage_times(table.c, t, dt, dtype)
+        self.h = dt.to(dtype) if isinstance(dt, Tensor) else dt
+        self.slopes = [dynamics(self.times[0], y) if slope is None else slope]
+        self.states: dict[int, Tensor] = {}
+        for i in range(1, table.stages - table.fsal):
+            state = advance(y, self.h, table.a[i], self.slopes)
+            if table.stiffness_pair is not None and i in table.stiffness_pair:
+                self.states[i] = state
+            self.slopes.append(dynamics(self.times[i], state))
+        self.y = advance(y, self.h, table.b, self.slopes)
+        if table.fsal:
+            self.states[table.stages - 1] = self.y
+        self._end: Tensor | None = None
+        self._extra: list[Tensor] = []
+
+    def slope(self) -> Tensor:
+        if self._end is None:
+            fsal = self.method.table.fsal
+            self._end = self.dynamics(self.times[-1] if fsal else self._time(1.0), self.y)
+            if fsal:
+                self.slopes.append(self._end)
+        return self._end
+
+    def _time(self, c: float) -> Tensor:
+        return (self.t + self.dt * c).to(self.y.dtype.to_real())
+
+    def _stages(self) -> list[Tensor]:
+        if self.method.table.fsal:
+            self.slope()
+        return self.slopes
+
+    def error(self) -> Tensor | None:
+        weights = self.method.table.error
+        if weights is None:
+            return None
+        slopes = self._stages()
+        if isinstance(self.h, Tensor):
+            return weighted(weights, slopes) * self.h
+        return weighted([weight * self.h for weight in weights], slopes)
+
+    def stiffness(self, samples: bool) -> Tensor | None:
+        pair = self.method.table.stiffness_pair
+        if pair is None:
+            return None
+        slopes, (later, earlier) = self._stages(), pair
+        states = self.states[later] - self.states[earlier]
+        return stiffness_ratio(slopes[later] - slopes[earlier], states, self.method.stiffness_norm, samples)
+
+    def at(self, theta: float | Tensor) -> Tensor:
+        slopes = [*self._stages(), *self._extra_slopes()]
+        pairs = [(_polynomial(row, theta), k) for row, k in zip(self.method.table.dense, slopes, strict=True) if row]
+        if not isinstance(theta, Tensor):
+            return advance(self.start, self.h, [float(weight) for weight, _ in pairs], [k for _, k in pairs])
+        total = pairs[0][0] * pairs[0][1]
+        for weight, k in pairs[1:]:
+            total = torch.addcmul(total, weight.to(k.dtype), k)
+        return self.start + total * self.h
+
+    def _extra_slopes(self) -> list[Tensor]:
+        table = self.method.table
+        for i in range(len(self._extra), len(table.extra_c)):
+            row = table.extra_a[i]
+            if i == 0 and row == table.b:  # this stage is the slope at the end of the step
+                self._extra.append(self.slope())
+                continue
+            state = advance(self.start, self.h, row, [*self.slopes, *self._extra])
+            self._extra.append(self.dynamics(self._time(table.extra_c[i]), state))
+        return self._extra
+
+
+def _polynomial(coefficients: tuple[float, ...], theta: float | Tensor) -> float | Tensor:
+    """c_1 theta + c_2 theta^2 + ..."""
+    total: float | Tensor = coefficients[-1]
+    for c in reversed(coefficients[:-1]):
+        total = total * theta + c
+    return total * theta
+
+
+class RungeKutta(Method):
+    """What the explicit pairs share; a class states its numbers."""
+
+    stiffness_norm: Literal["rms", "max"] = "rms"  # of the pairs that estimate it
+
+    @property
+    @abstractmethod
+    def table(self) -> Tableau:
+        """The numbers of the method."""
+
+    @property
+    def order(self) -> int:
+        return self.table.order
+
+    @property
+    def dense_order(self) -> int:
+        return self.table.dense_order
+
+    @property
+    def error_order(self) -> int | None:
+        return self.table.error_order
+
+    @property
+    def stability_size(self) -> float | None:
+        return self.table.stability_size
+
+    @property
+    def has_stiffness(self) -> bool:
+        return self.table.stiffness_pair is not None
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the dynamics in a step whose first slope is known, and of the slope after it."""
+        return self.table.stages - 1 + (not self.table.fsal)
+
+    def step(
+        self, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Tensor | None = None
+    ) -> RungeKuttaStep:
+        return RungeKuttaStep(self, dynamics, t, dt, y, slope)
+
+
+@dataclass(frozen=True)
+class Euler(RungeKutta):
+    """Forward Euler, order 1; fixed steps only."""
+
+    @property
+    def table(self) -> Tableau:
+        return tableaux.EULER
+
+
+@dataclass(frozen=True)
+class Heun(RungeKutta):
+    """Heun's second-order method (explicit trapezoid) with embedded Euler."""
+
+    @property
+    def table(self) -> Tableau:
+        return tableaux.HEUN
+
+
+@dataclass(frozen=True)
+class Midpoint(RungeKutta):
+    """The explicit midpoint rule, order 2, with embedded Euler."""
+
+    @property
+    def table(self) -> Tableau:
+        return tableaux.MIDPOINT
+
+
+@dataclass(frozen=True)
+class Ralston(RungeKutta):
+    """Ralston's second-order method of least error bound, with embedded Euler."""
+
+    @property
+    def table(self) -> Tableau:
+        return tableaux.RALSTON
+
+
+@dataclass(frozen=True)
+class RK4(RungeKutta):
+    """The classical fourth-order Runge-Kutta method; fixed steps only."""
+
+    @property
+    def table(self) -> Tableau:
+        return tableaux.RK4
+
+
+@dataclass(frozen=True)
+class Bosh3(RungeKutta):
+    """Bogacki and Shampine's pair 3(2)."""
+
+    @property
+    def table(self) -> Tableau:
+        return tableaux.BOSH3
+
+
+@dataclass(frozen=True)
+class Dopri5(RungeKutta):
+    """Dormand and Prince's pair 5(4), with a stiffness estimate.
+
+    Args:
+        weights: of the embedded solution: "classical" (1980; SciPy, OrdinaryDiffEq) or "shampine" (1986; torchdiffeq,
+            torchode, diffrax), whose error estimate is two thirds of the classical one.
+        stiffness_norm: "rms", the ratio of root mean squares, or "max", the largest elementwise ratio.
+    """
+
+    weights: Literal["classical", "shampine"] = "classical"
+    stiffness_norm: Literal["rms", "max"] = "rms"
+
+    @property
+    def table(self) -> Tableau:
+        return tableaux.DOPRI5 if self.weights == "classical" else tableaux.DOPRI5_SHAMPINE
+
+
+@dataclass(frozen=True)
+class Tsit5(RungeKutta):
+    """Tsitouras' pair 5(4), with a stiffness estimate: the default.
+
+    Args:
+        stiffness_norm: "rms", the ratio of root mean squares, or "max", the largest elementwise ratio.
+    """
+
+    stiffness_norm: Literal["rms", "max"] = "rms"
+
+    @property
+    def table(self) -> Tableau:
+        return tableaux.TSIT5
+
+
+@dataclass(frozen=True)
+class Dopri8(RungeKutta):
+    """Prince and Dormand's pair 8(7), with a stiffness estimate.
+
+    Args:
+        stiffness_norm: "rms", the ratio of root mean squares, or "max", the largest elementwise ratio.
+    """
+
+    stiffness_norm: Literal["rms", "max"] = "rms"
+
+    @property
+    def table(self) -> Tableau:
+        return tableaux.DOPRI8
+
+
+@dataclass(frozen=True)
+class Vern7(RungeKutta):
+    """Verner's most efficient pair 7(6), with a stiffness estimate: for tight tolerances.
+
+    Args:
+        stiffness_norm: "rms", the ratio of root mean squares, or "max", the largest elementwise ratio.
+    """
+
+    stiffness_norm: Literal["rms", "max"] = "rms"
+
+    @property
+    def table(self) -> Tableau:
+        return tableaux.VERN7
