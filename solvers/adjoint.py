@@ -13,9 +13,20 @@ from torch.autograd.function import once_differentiable
 
 from .capture import Captured
 from .problem import InitialValueProblem
-from .replay import Wanted, autocast_of, piece_of, retake, same_conditions, set_random_states
+from .replay import (
+    Wanted,
+    autocast_of,
+    gradient_of_hits,
+    gradient_of_outputs,
+    hits_each,
+    piece_of,
+    retake,
+    same_conditions,
+    set_random_states,
+)
 from .run import Run
 
+COLUMNS = ("ratio", "error", "stiffness")
 Integrate = Callable[[InitialValueProblem], Run]  # from a problem to its run
 
 
@@ -41,7 +52,37 @@ class Direct(Adjoint):
     """
 
     def run(self, problem: InitialValueProblem, integrate: Integrate, captured: Captured) -> Run:
-        return integrate(problem)
+        if not problem.samples:
+            return integrate(problem)
+        with torch.no_grad():
+            found = integrate(problem.over(ts=problem.ts.detach(), y0=problem.y0.detach()))
+        return _tape(problem, found) if torch.is_grad_enabled() else found
+
+
+def _tape(problem: InitialValueProblem, run: Run) -> Run:
+    """Take the steps of a run again, on the tape."""
+    y, samples = problem.y0, torch.arange(problem.y0.shape[0], device=problem.y0.device)
+    states, columns = [], {name: [] for name in COLUMNS if getattr(run.steps, name) is not None}
+    ys, hits = torch.cat([y[None], run.ys[1:], run.ys[:1]]), [torch.zeros_like(y) for _ in run.hits]
+    with same_conditions(problem, autocast_of(y.device)):
+        for i in range(len(run.steps)):
+            if run.random:
+                set_random_states(run.random[i], y.device)
+            step = retake(problem, run.steps, i, y)
+            piece = piece_of(problem, run, i, step, Wanted(), y)
+            for name, column in columns.items():
+                column.append(getattr(piece, name))
+            for k in range(run.rounds[i]):
+                row = run.first[i] + k
+                assert piece.ys is not None
+                ys[torch.where(row < run.first[i + 1], row, len(ys) - 1), samples] = piece.ys[k]
+            for h, value in enumerate(hits_each(problem, run, i, step)):
+                hits[h] = hits[h] if value is None else hits[h] + value
+            states.append(y)
+            y = piece.y
+    parts = {name: torch.stack(column) for name, column in columns.items()}
+    steps = replace(run.steps, y=torch.stack(states), **parts) if states else run.steps
+    return replace(run, steps=steps, ys=ys[:-1], at_hits=torch.stack(hits) if hits else run.at_hits)
 
 
 @dataclass(frozen=True)
@@ -61,9 +102,6 @@ class Checkpointed(Adjoint):
         parts = dict(zip([name for name in COLUMNS if getattr(steps, name) is not None], columns, strict=True))
         ys = torch.cat([problem.y0[None], ys[1:]])
         return replace(found, steps=replace(steps, y=y, **parts), ys=ys, at_hits=at_hits)
-
-
-COLUMNS = ("ratio", "error", "stiffness")
 
 
 class _Replay(torch.autograd.Function):
@@ -171,15 +209,12 @@ class _Pull:
         self.sums = [_plus(total, one) for total, one in zip(self.sums, found, strict=True)]
 
     def _of_outputs(self, i: int) -> Tensor | None:
-        return (
-            None
-            if self.ys is None or not self.run.rounds[i]
-            else self.ys[self.run.first[i, 0] : self.run.first[i + 1, 0]]
-        )
+        if self.ys is None or not self.run.rounds[i]:
+            return None
+        return gradient_of_outputs(self.problem, self.run, i, self.ys)
 
     def _of_hits(self, i: int) -> Tensor | None:
-        inside = [k for k, hit in enumerate(self.run.hits) if hit.step == i]
-        return None if self.at_hits is None or not inside else self.at_hits[inside]
+        return None if self.at_hits is None else gradient_of_hits(self.problem, self.run, i, self.at_hits)
 
 
 def _plus(total: Tensor | None, one: Tensor | None) -> Tensor | None:

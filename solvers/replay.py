@@ -12,9 +12,10 @@ from torch import Tensor
 from .capture import modules_of, require_known
 from .dynamics import Dynamics
 from .method import Step
+from .per_sample import fraction
 from .problem import InitialValueProblem
 from .record import Steps
-from .run import Run, outputs_in
+from .run import Hit, Run, values_at
 
 
 class Guarded:
@@ -74,20 +75,85 @@ class Wanted:
 
 def piece_of(problem: InitialValueProblem, run: Run, i: int, step: Step, wanted: Wanted, y: Tensor) -> Piece:
     """The contributions of the i-th step, retaken from y."""
-    ratio = error = stiffness = ys = at_hits = None
+    mask = run.steps.mask[i] if problem.samples else None
+    ratio = error = stiffness = None
     if wanted.ratio or wanted.error:
         estimate = step.error()
         if estimate is not None:
-            ratio = problem.judge(estimate, y, step) if wanted.ratio else None
-            error = problem.size(estimate) if wanted.error else None
+            ratio = _where(mask, problem.judge(estimate, y, step)) if wanted.ratio else None
+            error = _where(mask, problem.size(estimate)) if wanted.error else None
     if wanted.stiffness:
         stiffness = step.stiffness(problem.samples)
-    if wanted.ys and run.rounds[i]:
-        ys = torch.stack(outputs_in(problem, run, i, step))
-    hits = [hit for hit in run.hits if hit.step == i]
-    if wanted.at_hits and hits:
-        at_hits = torch.stack([step.at(hit.theta) for hit in hits])
+        stiffness = None if stiffness is None else _where(mask, stiffness)
+    ys = outputs_in(problem, run, i, step) if wanted.ys and run.rounds[i] else None
+    at_hits = hits_in(problem, run, i, step) if wanted.at_hits else None
     return Piece(step.y, ratio, error, stiffness, ys, at_hits)
+
+
+def _where(mask: Tensor | None, value: Tensor) -> Tensor:
+    return value if mask is None else torch.where(mask, value, 0)
+
+
+def outputs_in(problem: InitialValueProblem, run: Run, i: int, step: Step) -> Tensor:
+    """States at the ts in the i-th step, (rounds[i], *y); meaningless where a sample has fewer."""
+    if not problem.samples:
+        inside = range(int(run.first[i, 0]), int(run.first[i + 1, 0]))
+        t, dt = float(run.steps.t[i, 0]), float(run.steps.dt[i, 0])
+        return torch.stack(values_at(problem, step, t, dt, inside))
+    ts = problem.ts if problem.ts.ndim > 1 else problem.ts[:, None].expand(-1, step.y.shape[0])
+    t = ts[0] - ts[0].detach() + run.steps.t[i]
+    values = []
+    for k in range(run.rounds[i]):
+        theta, _ = fraction(ts, t, run.steps.dt[i], run.first[i] + k, run.first[i + 1])
+        values.append(step.at(problem.spread(theta)))
+    return torch.stack(values)
+
+
+def gradient_of_outputs(problem: InitialValueProblem, run: Run, i: int, gradient: Tensor) -> Tensor:
+    """The rows of a gradient of ys that belong to `outputs_in`."""
+    if not problem.samples:
+        return gradient[int(run.first[i, 0]) : int(run.first[i + 1, 0])]
+    samples = torch.arange(gradient.shape[1], device=gradient.device)
+    rows = [run.first[i] + k for k in range(run.rounds[i])]
+    picked = [gradient[row.clamp_max(len(gradient) - 1), samples] for row in rows]
+    inside = [problem.spread(row < run.first[i + 1]) for row in rows]
+    return torch.stack([torch.where(mask, one, 0) for mask, one in zip(inside, picked, strict=True)])
+
+
+def hits_each(problem: InitialValueProblem, run: Run, i: int, step: Step) -> list[Tensor | None]:
+    """For each event the state where it happened, if that is in the i-th step; 0 for samples to which it did not."""
+    values: list[Tensor | None] = []
+    for hit in run.hits:
+        if not isinstance(hit.step, Tensor):
+            values.append(step.at(hit.theta) if hit.step == i else None)
+            continue
+        here = problem.spread(_here(hit, i))
+        theta = torch.where(_here(hit, i), hit.theta, 0.0)
+        values.append(torch.where(here, step.at(problem.spread(theta)), 0) if bool(here.any()) else None)
+    return values
+
+
+def hits_in(problem: InitialValueProblem, run: Run, i: int, step: Step) -> Tensor | None:
+    """The states at the events in the i-th step, one row for each; None where there are none."""
+    values = [value for value in hits_each(problem, run, i, step) if value is not None]
+    return torch.stack(values) if values else None
+
+
+def gradient_of_hits(problem: InitialValueProblem, run: Run, i: int, gradient: Tensor) -> Tensor | None:
+    """The rows of a gradient of at_hits that belong to `hits_in`."""
+    values = []
+    for hit, row in zip(run.hits, gradient, strict=True):
+        if isinstance(hit.step, int):
+            if hit.step == i:
+                values.append(row)
+        elif bool(_here(hit, i).any()):
+            values.append(torch.where(problem.spread(_here(hit, i)), row, 0))
+    return torch.stack(values) if values else None
+
+
+def _here(hit: Hit, i: int) -> Tensor:
+    """The samples to which an event happened in their i-th step."""
+    return (hit.step == i) & hit.mask  # type: ignore[return-value, operator]
 
 
 @contextlib.contextmanager

@@ -97,14 +97,6 @@ def _ends(problem: InitialValueProblem, piece: Accepted) -> bool:
     return any(problem.events[i].terminal for i, _ in piece.hits)
 
 
-def outputs_in(problem: InitialValueProblem, run: Run, i: int, step: Step) -> list[Tensor]:
-    """States at the ts in the i-th step, retaken: run.rounds[i] of them; meaningless where a sample has fewer."""
-    if not problem.samples:
-        inside = range(int(run.first[i, 0]), int(run.first[i + 1, 0]))
-        return values_at(problem, step, float(run.steps.t[i, 0]), float(run.steps.dt[i, 0]), inside)
-    raise NotImplementedError
-
-
 def values_at(problem: InitialValueProblem, step: Step, t: float, dt: float, inside: Sequence[int]) -> list[Tensor]:
     """States at the ts numbered `inside`, which lie in a step from t; with the gradient of ts."""
     if not inside:

@@ -15,8 +15,6 @@ from . import tableau as tableaux
 from .method import Dynamics, Method, Step
 from .tableau import Tableau
 
-TINY = 1e-30  # added to a norm that divides; below any difference of two float32 or float64 states that matters
-
 
 @lru_cache(maxsize=256)
 def _abscissae(c: tuple[float, ...], ndim: int, device: torch.device) -> Tensor:
@@ -55,15 +53,16 @@ def stiffness_ratio(slopes: Tensor, states: Tensor, norm: str, samples: bool) ->
     """|difference of slopes| / |difference of states|, 0 where the states coincide: (B,) if `samples`, else ()."""
     start = 1 if samples else 0
     axes = tuple(range(start, slopes.ndim))
+    tiny = torch.finfo(states.dtype).tiny
     if norm == "max":
-        apart = states.abs() > TINY
+        apart = states.abs() > tiny
         ratio = torch.where(apart, slopes.abs() / torch.where(apart, states.abs(), 1), 0)
         return ratio.amax(axes) if axes else ratio
     if not axes:
         top, bottom = slopes.abs(), states.abs()
     else:
         top, bottom = torch.linalg.vector_norm(slopes, dim=axes), torch.linalg.vector_norm(states, dim=axes)
-    return top / bottom.clamp_min(TINY)
+    return top / bottom.clamp_min(tiny)
 
 
 class RungeKuttaStep(Step):

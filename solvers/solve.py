@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ from .dynamics import State
 from .event import Event
 from .first_step import first_step
 from .method import Method
+from .per_sample import integrate_per_sample
 from .problem import InitialValueProblem
 from .record import Happening, Stats, Status
 from .run import Hit, Run, integrate
@@ -90,40 +90,47 @@ def solve(problem: InitialValueProblem, adjoint: Adjoint) -> Solution:
     stochastic = not torch.equal(before, torch.get_rng_state())
     with torch.no_grad():
         dt = _first_step(problem, slope)
+    base = problem.dynamics.calls
 
     def forward(one: InitialValueProblem) -> Run:
-        return integrate(one, slope, dt, stochastic)
+        if one.samples:
+            return integrate_per_sample(one, slope.detach(), dt, stochastic)
+        return integrate(one, slope, dt.item(), stochastic)
 
     run = adjoint.run(problem, forward, captured)
-    return _solution(problem, run)
+    return _solution(problem, run, base)
 
 
 def _start(problem: InitialValueProblem, adjoint: Adjoint) -> tuple[Tensor, Captured]:
     """The first slope: on the tape where the gradient is taped, else with what the dynamics depend on."""
     y = problem.method.lower(problem.y0)
-    t = problem.spread(problem.ts[0])
+    t = problem.ts[0].expand(y.shape[0]) if problem.samples else problem.ts[0]
     if isinstance(adjoint, Direct):
-        return problem.dynamics.checked(t, y), Captured()
-    return first_slope(problem.dynamics, t, y)
+        return problem.dynamics.checked(problem.spread(t), y), Captured()
+    return first_slope(problem.dynamics, problem.spread(t), y)
 
 
-def _first_step(problem: InitialValueProblem, slope: Tensor) -> float:
-    controller = problem.controller
-    if isinstance(controller, Fixed) or problem.ts.shape[0] == 1:
-        return math.inf
+def _first_step(problem: InitialValueProblem, slope: Tensor) -> Tensor:
+    controller, ts = problem.controller, problem.ts
+    if isinstance(controller, Fixed) or ts.shape[0] == 1:
+        return ts.new_full((), torch.inf)
     if controller.first_step is not None:
-        return controller.first_step
-    return first_step(problem, slope, problem.order).item()
+        return ts.new_full((), controller.first_step)
+    return first_step(problem, slope, problem.order)
 
 
-def _solution(problem: InitialValueProblem, run: Run) -> Solution:
+def _solution(problem: InitialValueProblem, run: Run, base: int) -> Solution:
     calls = problem.dynamics.calls
+    attempts = run.accepted + run.rejected
+    # of the evaluations of a batch, a sample needs those of its own steps
+    trials = max(int(attempts.max()), 1)
+    nfe = base + ((calls - base) * attempts) // trials
     return Solution(
         ts=problem.ts,
         ys=problem.solution(run.ys),
         status=tuple(Status(one) for one in run.status.tolist()),
         reached=run.reached,
-        stats=Stats(torch.tensor([calls]), run.accepted, run.rejected, calls),
+        stats=Stats(nfe.cpu(), run.accepted.cpu(), run.rejected.cpu(), calls),
         steps=run.steps,
         events=tuple(_happening(problem, run, i) for i in range(len(problem.events))),
         problem=problem,
@@ -132,24 +139,35 @@ def _solution(problem: InitialValueProblem, run: Run) -> Solution:
 
 def _happening(problem: InitialValueProblem, run: Run, event: int) -> Happening:
     """Times and states of one event, with gradients by the implicit function theorem."""
-    hits = [(k, hit) for k, hit in enumerate(run.hits) if hit.event == event]
-    pairs = [_at_event(problem, run, k, hit) for k, hit in hits]
-    t = torch.stack([one for one, _ in pairs]) if pairs else problem.ts.new_empty(0)
-    y = torch.stack([one for _, one in pairs]) if pairs else problem.y0.new_empty((0, *problem.y0.shape))
-    return Happening(t, problem.solution(y), torch.ones(len(pairs), dtype=torch.bool))
+    found = [_at_event(problem, hit, run, k) for k, hit in enumerate(run.hits) if hit.event == event]
+    if not found:
+        none = problem.ts.new_empty((0, *run.status.shape) if problem.samples else 0)
+        return Happening(none, problem.solution(problem.y0.new_empty((0, *problem.y0.shape))), none.bool())
+    t, y, mask = (torch.stack(parts) for parts in zip(*found, strict=True))
+    return Happening(t, problem.solution(y), mask)
 
 
-def _at_event(problem: InitialValueProblem, run: Run, k: int, hit: Hit) -> tuple[Tensor, Tensor]:
+def _at_event(problem: InitialValueProblem, hit: Hit, run: Run, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Time, state and mask of one hit: t solves g(t, y(t)) = 0, so that dt = -dg / (dg/dt + dg/dy f)."""
     zero = problem.ts[0] - problem.ts[0].detach()
-    t = zero + float(run.steps.t[hit.step, 0]) + hit.theta * float(run.steps.dt[hit.step, 0])
-    y = run.at_hits[k]
+    if isinstance(hit.step, Tensor):
+        samples = torch.arange(len(hit.step), device=hit.step.device)
+        start, dt = run.steps.t[hit.step, samples], run.steps.dt[hit.step, samples]
+        mask = hit.mask if hit.mask is not None else torch.ones_like(hit.step, dtype=torch.bool)
+        t = torch.where(mask, zero + start + hit.theta * dt, torch.nan)
+    else:
+        t = zero + float(run.steps.t[hit.step, 0]) + hit.theta * float(run.steps.dt[hit.step, 0])
+        mask = torch.ones_like(t, dtype=torch.bool)
+    y = torch.where(problem.spread(mask), run.at_hits[k], torch.nan)
     if not (torch.is_grad_enabled() and (y.requires_grad or t.requires_grad)):
-        return t, y
-    # g(t + s, y(t + s)) = 0 gives s = -g / (dg/dt + dg/dy f), whose value is 0 and whose gradient is the wanted one
-    slope = problem.dynamics.evaluate(t, problem.method.lower(y)).detach()
-    moment = t.detach().requires_grad_()
-    along = y.detach() + slope * (moment - moment.detach()).to(y.dtype)
-    (rate,) = torch.autograd.grad(problem.condition(problem.events[hit.event], moment, along), moment)
-    shift = -problem.condition(problem.events[hit.event], t, y).double() / rate
-    shift = shift - shift.detach()
-    return t + shift, y + slope * shift.to(y.dtype)
+        return t, y, mask
+    event = problem.events[hit.event]
+    safe_t, safe_y = torch.where(mask, t, problem.ts.detach()[0]), torch.where(problem.spread(mask), y, problem.y0)
+    slope = problem.dynamics.evaluate(problem.spread(safe_t), problem.method.lower(safe_y)).detach()
+    moment = safe_t.detach().requires_grad_()
+    ahead = problem.spread(moment - moment.detach()).to(slope.dtype.to_real())
+    value = problem.condition(event, problem.spread(moment), safe_y.detach() + slope * ahead)
+    (rate,) = torch.autograd.grad(value.sum(), moment)
+    shift = problem.condition(event, problem.spread(safe_t), safe_y).double() / torch.where(mask, -rate, 1.0)
+    shift = torch.where(mask, shift - shift.detach(), 0.0)
+    return t + shift, y + slope * problem.spread(shift).to(slope.dtype.to_real()), mask

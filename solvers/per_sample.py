@@ -1,0 +1,241 @@
+"""The adaptive loop where each sample has its own steps: one trial of all samples at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .march import random_states, read
+from .masked import Control, Limits, Trial, attempt, limits_of, rules_of, spread, start_of
+from .method import Step
+from .problem import InitialValueProblem
+from .record import Status, Steps
+from .run import Hit, Run
+
+HALVINGS = 60  # of the step in which an event lies: beyond the resolution of the clock
+
+
+@dataclass(eq=False)
+class Rows:
+    """A run while it goes on: one entry for each trial."""
+
+    trials: list[Trial] = field(default_factory=list)
+    y: list[Tensor] = field(default_factory=list)
+    first: list[Tensor] = field(default_factory=list)
+    rounds: list[int] = field(default_factory=list)
+    hits: list[tuple[int, int, Tensor, Tensor]] = field(default_factory=list)  # event, trial, theta, mask
+    at_hits: list[Tensor] = field(default_factory=list)
+    random: list[tuple[Tensor, ...]] = field(default_factory=list)
+
+
+def integrate_per_sample(problem: InitialValueProblem, slope: Tensor, dt: Tensor, stochastic: bool = False) -> Run:
+    """Integrate until every sample is done, with one read from the device for each trial; no tape.
+
+    Args:
+        problem: with a batch on axis 0.
+        slope: dynamics(ts[0], y0). dt: lengths of the first steps, () or (B,).
+        stochastic: as in `March`.
+    """
+    rules, limits = rules_of(problem, stochastic), limits_of(problem)
+    now, rows = start_of(problem, slope, dt), Rows()
+    outputs, crossings = Outputs(problem), Crossings(problem, now)
+    rows.first.append(outputs.pointer)
+    with torch.no_grad():
+        going = problem.ts.shape[0] > 1
+        while going:
+            if stochastic:
+                rows.random.append(random_states(now.y.device))
+            then, trial, step = attempt(problem.dynamics, rules, limits, now)
+            crossed = crossings.see(trial, step)
+            pointer = outputs.beyond(trial.end, trial.accepted, limits)
+            flags = [(then.status == Status.RUNNING).any(), (pointer - outputs.pointer).max()]
+            values = read([*flags, *([crossed.any()] if crossed is not None else [])])
+            if crossed is not None and values[2]:
+                then, end = crossings.settle(rows, now, then, trial, step, crossed)
+                pointer = outputs.beyond(end, trial.accepted, limits)
+                values = read([(then.status == Status.RUNNING).any(), (pointer - outputs.pointer).max()])
+            going, rounds = bool(values[0]), int(values[1])
+            outputs.write(trial, step, pointer, rounds)
+            rows.trials.append(trial)
+            rows.y.append(now.y)
+            rows.first.append(pointer)
+            rows.rounds.append(rounds)
+            now = then
+    return finish(problem, rows, outputs, now, stochastic)
+
+
+class Outputs:
+    """The solution at the ts as they are passed: for each sample a pointer to the next."""
+
+    def __init__(self, problem: InitialValueProblem) -> None:
+        ts, y = problem.ts.detach(), problem.y0.detach()
+        batch = y.shape[0]
+        self.ts = ts if ts.ndim > 1 else ts[:, None].expand(-1, batch)
+        self.ys = torch.full((len(ts) + 1, *y.shape), torch.nan, dtype=y.dtype, device=y.device)  # the last takes waste
+        self.ys[0] = y
+        self.pointer = torch.ones(batch, dtype=torch.int64, device=y.device)
+        self.samples = torch.arange(batch, device=y.device)
+
+    def beyond(self, end: Tensor, accepted: Tensor, limits: Limits) -> Tensor:
+        """The pointers once the accepted samples are at `end`."""
+        passed = ((self.ts - end) * limits.sign <= 0).sum(0)
+        return torch.where(accepted, torch.maximum(passed, self.pointer), self.pointer)
+
+    def write(self, trial: Trial, step: Step, pointer: Tensor, rounds: int) -> None:
+        """Write the values that lie within the step: at most `rounds` for each sample."""
+        last = len(self.ts)
+        for k in range(rounds):
+            theta, row = fraction(self.ts, trial.t, trial.dt, self.pointer + k, pointer)
+            value = torch.where(spread(theta == 1, step.y), step.y, step.at(spread(theta, step.y)))
+            self.ys[torch.where(row < pointer, row, last), self.samples] = value
+        self.pointer = pointer
+
+
+def fraction(ts: Tensor, t: Tensor, dt: Tensor, row: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
+    """Where in its step each sample meets its time number `row`, and the row; 0 where it is not below `stop`."""
+    wanted = ts.gather(0, row.clamp_max(len(ts) - 1)[None])[0]
+    inside = (row < stop) & (dt != 0)
+    return torch.where(inside, (wanted - t) / torch.where(inside, dt, 1.0), 0.0), row
+
+
+class Crossings:
+    """Watches the conditions of the events for each sample."""
+
+    def __init__(self, problem: InitialValueProblem, now: Control) -> None:
+        self.problem = problem
+        self.values = self._conditions(now.t, now.y) if problem.events else None
+
+    def _conditions(self, t: Tensor, y: Tensor) -> Tensor:
+        """The values of all conditions, (E, B)."""
+        time = spread(t, y)
+        with torch.no_grad():
+            return torch.stack([self.problem.condition(event, time, y).double() for event in self.problem.events])
+
+    def see(self, trial: Trial, step: Step) -> Tensor | None:
+        """Which conditions passed zero in an accepted step, (E, B); None without events."""
+        if self.values is None:
+            return None
+        after = self._conditions(trial.end, step.y)
+        crossed = self._crossed(self.values, after) & trial.accepted
+        self.start, self.values = self.values, torch.where(trial.accepted, after, self.values)
+        return crossed
+
+    def _crossed(self, before: Tensor, after: Tensor) -> Tensor:
+        direction = torch.tensor([event.direction for event in self.problem.events], device=before.device)[:, None]
+        rises, falls = (before < 0) & (after >= 0), (before > 0) & (after <= 0)
+        return (rises & (direction >= 0)) | (falls & (direction <= 0))
+
+    def settle(
+        self, rows: Rows, now: Control, then: Control, trial: Trial, step: Step, crossed: Tensor
+    ) -> tuple[Control, Tensor]:
+        """Find the events in a step and end the samples that they end: the control, and the times reached."""
+        theta = torch.where(crossed, self._locate(trial, step), torch.inf)
+        terminal = torch.tensor([event.terminal for event in self.problem.events], device=theta.device)
+        cut = torch.where(terminal[:, None], theta, torch.inf).amin(0)
+        for i in torch.nonzero((theta <= cut).any(1) & crossed.any(1)).flatten().tolist():
+            mask = crossed[i] & (theta[i] <= cut)
+            where = torch.where(mask, theta[i], 0.0)
+            rows.hits.append((i, len(rows.trials), where, mask))
+            rows.at_hits.append(step.at(spread(where, step.y)))
+        ends = cut.isfinite()
+        finite = torch.where(ends, cut, 0.0)
+        end = torch.where(ends, trial.t + finite * trial.dt, trial.end)
+        return then._replace(
+            t=torch.where(ends, end, then.t),
+            y=torch.where(spread(ends, step.y), step.at(spread(finite, step.y)), then.y),
+            status=torch.where(ends, int(Status.EVENT), then.status),
+        ), end
+
+    def _locate(self, trial: Trial, step: Step) -> Tensor:
+        """By bisection, all conditions of all samples at once, (E, B)."""
+        low = torch.zeros_like(self.start)
+        high = torch.ones_like(self.start)
+        for _ in range(HALVINGS):
+            middle = 0.5 * (low + high)
+            rows = []
+            for i, theta in enumerate(middle):
+                y = step.at(spread(theta, step.y))
+                rows.append(self._conditions(trial.t + theta * trial.dt, y)[i])
+            same = torch.stack(rows) * self.start > 0
+            low, high = torch.where(same, middle, low), torch.where(same, high, middle)
+        return high
+
+
+def finish(problem: InitialValueProblem, rows: Rows, outputs: Outputs, now: Control, stochastic: bool) -> Run:
+    """The record of the trials, with the rejected ones taken out.
+
+    Where the dynamics are stochastic they stay, as steps of length 0: the replay draws what the first pass drew.
+    """
+    batch, device = problem.y0.shape[0], problem.y0.device
+    status, accepted = now.status.clone(), torch.zeros_like(now.attempts)
+    if not rows.trials:
+        return _nothing(problem, outputs, now)
+    mask = torch.stack([trial.accepted for trial in rows.trials])
+    accepted = mask.sum(0)
+    order = torch.argsort(mask.logical_not().to(torch.int8), dim=0, stable=True)
+    count = len(rows.trials) if stochastic else int(accepted.max())
+    order = torch.arange(len(rows.trials), device=device)[:, None].expand(-1, batch) if stochastic else order[:count]
+    kept = mask.gather(0, order)
+
+    def column(name: str) -> Tensor | None:
+        values = [getattr(trial, name) for trial in rows.trials]
+        if any(value is None for value in values):
+            return None
+        return torch.where(kept, torch.stack(values).gather(0, order), 0.0)
+
+    y = torch.stack(rows.y)
+    index = order.reshape(count, batch, *([1] * (y.ndim - 2))).expand(count, batch, *y.shape[2:])
+    number = mask.cumsum(0) - 1  # of a trial among the accepted ones of its sample
+    first = torch.stack(rows.first)
+    after = torch.where(kept, first[1:].gather(0, order), outputs.pointer)
+    firsts = torch.cat([torch.ones_like(first[:1]), after])
+    bad = ~torch.where(spread(status == Status.SUCCESS, now.y), now.y, 0).reshape(batch, -1).isfinite().all(1)
+    status = torch.where(bad, int(Status.NONFINITE), status)
+    t, dt = column("t"), column("dt")
+    steps = Steps(
+        t=torch.where(kept, t, now.t) if t is not None else now.t,
+        dt=dt if dt is not None else now.t,
+        y=y.gather(0, index),
+        ratio=column("ratio"),
+        error=column("error"),
+        stiffness=column("stiffness"),
+        mask=kept,
+        method=torch.zeros(count, dtype=torch.int64),
+    )
+    return Run(
+        steps=steps,
+        ys=outputs.ys[:-1],
+        at_hits=torch.stack(rows.at_hits) if rows.at_hits else problem.y0.new_empty((0, *problem.y0.shape)),
+        last=now.y,
+        status=status,
+        reached=now.t,
+        accepted=accepted,
+        rejected=now.attempts - accepted,
+        first=firsts,
+        rounds=tuple(firsts.diff(dim=0).amax(1).tolist()),
+        hits=tuple(
+            Hit(event, torch.full_like(number[k], k) if stochastic else number[k], theta, some)
+            for event, k, theta, some in rows.hits
+        ),
+        random=tuple(rows.random),
+    )
+
+
+def _nothing(problem: InitialValueProblem, outputs: Outputs, now: Control) -> Run:
+    y, none = problem.y0.detach(), problem.ts.new_empty((0, problem.y0.shape[0]))
+    steps = Steps(none, none, y.new_empty((0, *y.shape)), none, none, none, none.bool(), none.new_empty(0).long())
+    counts = torch.zeros_like(now.attempts)
+    return Run(
+        steps,
+        outputs.ys[:-1],
+        y.new_empty((0, *y.shape)),
+        y,
+        now.status,
+        now.t,
+        counts,
+        counts,
+        outputs.pointer[None],
+        (),
+    )
