@@ -14,7 +14,7 @@ from torch import Tensor
 from .controller import PI, Adaptive, Controller, Fixed
 from .dynamics import Dynamics, State, leaves_of, structure_of
 from .event import Event
-from .method import Method
+from .method import Method, real_dtype
 from .problem import InitialValueProblem
 from .switch import AutoSwitch
 
@@ -64,7 +64,7 @@ def problem_of(
             raise TypeError(f"events must be Event objects, got {type(event).__name__}")
     if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps <= 0:
         raise ValueError(f"max_steps must be an integer > 0, got {max_steps!r}")
-    time_dtype = flat.dtype.to_real()
+    time_dtype = real_dtype(flat)
     forced = _forced(stops, jumps, times, time_dtype)
     return InitialValueProblem(
         dynamics=Dynamics(field, tuple(args), structure, time_dtype),
@@ -143,7 +143,7 @@ def _times(ts: Tensor | Sequence[float], y: Tensor, per_sample: bool) -> Tensor:
 
 def _tolerance(name: str, value: float | Tensor, y: Tensor) -> float | Tensor:
     if isinstance(value, Tensor):
-        value = value.to(y.device, y.dtype.to_real())
+        value = value.to(y.device, real_dtype(y))
         try:
             torch.broadcast_shapes(value.shape, y.shape)
         except RuntimeError:

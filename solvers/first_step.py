@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .method import real_dtype
 from .problem import InitialValueProblem
 
 
@@ -29,7 +30,7 @@ def first_step(problem: InitialValueProblem, slope: Tensor, order: int) -> Tenso
     if not problem.overshoot:
         h0 = torch.minimum(h0, span.abs())
     signed = problem.spread(h0 * span.sign())
-    ahead = y0 + (slope * signed.to(y0.dtype.to_real()))
+    ahead = y0 + (slope * signed.to(real_dtype(y0)))
     d2 = norm(problem.dynamics(problem.spread(start) + signed, ahead) - slope) / h0
     steepest = torch.maximum(d1, d2)
     h1 = torch.where(steepest <= 1e-15, torch.clamp_min(h0 * 1e-3, 1e-6), (0.01 / steepest) ** (1 / order))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .controller import Adaptive, Fixed, error_scale, rms, rms_per_sample
 from .march import NEARLY, PATIENCE
-from .method import Dynamics, Method, Step
+from .method import Dynamics, Method, Step, real_dtype
 from .problem import InitialValueProblem
 from .record import Status
 
@@ -83,7 +83,7 @@ def limits_of(problem: InitialValueProblem) -> Limits:
         grid = ts[1:-1]
         stops = torch.cat([grid, stops if grid.ndim == 1 else stops[:, None].expand(-1, grid.shape[1])])
     jumps = torch.tensor([*problem.jumps.items()], dtype=torch.float64, device=ts.device).reshape(-1, 2).T
-    dtype = y.dtype.to_real()
+    dtype = real_dtype(y)
     return Limits(
         end=end.clone(),
         sign=torch.where(end >= start, 1.0, -1.0).double(),
@@ -111,7 +111,7 @@ def spread(control: Tensor, y: Tensor) -> Tensor:
 
 def attempt(dynamics: Dynamics, rules: Rules, limits: Limits, now: Control) -> tuple[Control, Trial, Step]:
     """One trial of all samples."""
-    running = now.status == Status.RUNNING
+    running = now.status == int(Status.RUNNING)
     h, end, arrives, stuck = _length(rules, limits, now, running)
     start, signed = spread(now.t, now.y), spread(h * limits.sign, now.y)
     method = rules.method
@@ -187,4 +187,4 @@ def _status(limits: Limits, now: Control, t: Tensor, attempts: Tensor, failures:
     lost = torch.where(failures > 0, int(Status.NONFINITE), int(Status.UNDERFLOW))
     status = torch.where(stuck, lost, status)
     status = torch.where((t - limits.end) * limits.sign >= 0, int(Status.SUCCESS), status)
-    return torch.where(now.status == Status.RUNNING, status, now.status)
+    return torch.where(now.status == int(Status.RUNNING), status, now.status)

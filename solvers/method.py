@@ -5,9 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
+_REAL = {torch.complex32: torch.float16, torch.complex64: torch.float32, torch.complex128: torch.float64}
 Dynamics = Callable[[Tensor, Tensor], Tensor]  # (t, y) -> dy/dt, shaped as y
+
+
+def real_dtype(y: Tensor) -> torch.dtype:
+    """The dtype of the real part of y; `dtype.to_real` cannot be compiled."""
+    return _REAL.get(y.dtype, y.dtype)
 
 
 class Step(ABC):

@@ -24,7 +24,6 @@ class Rows:
     trials: list[Trial] = field(default_factory=list)
     y: list[Tensor] = field(default_factory=list)
     first: list[Tensor] = field(default_factory=list)
-    rounds: list[int] = field(default_factory=list)
     hits: list[tuple[int, int, Tensor, Tensor]] = field(default_factory=list)  # event, trial, theta, mask
     at_hits: list[Tensor] = field(default_factory=list)
     random: list[tuple[Tensor, ...]] = field(default_factory=list)
@@ -41,7 +40,7 @@ def integrate_per_sample(problem: InitialValueProblem, slope: Tensor, dt: Tensor
     rules, limits = rules_of(problem, stochastic), limits_of(problem)
     now, rows = start_of(problem, slope, dt), Rows()
     outputs, crossings = Outputs(problem), Crossings(problem, now)
-    rows.first.append(outputs.pointer)
+    rows.first.append(outputs.pointer[None])
     with torch.no_grad():
         going = problem.ts.shape[0] > 1
         while going:
@@ -50,20 +49,22 @@ def integrate_per_sample(problem: InitialValueProblem, slope: Tensor, dt: Tensor
             then, trial, step = attempt(problem.dynamics, rules, limits, now)
             crossed = crossings.see(trial, step)
             pointer = outputs.beyond(trial.end, trial.accepted, limits)
-            flags = [(then.status == Status.RUNNING).any(), (pointer - outputs.pointer).max()]
+            flags = [(then.status == int(Status.RUNNING)).any(), (pointer - outputs.pointer).max()]
             values = read([*flags, *([crossed.any()] if crossed is not None else [])])
             if crossed is not None and values[2]:
                 then, end = crossings.settle(rows, now, then, trial, step, crossed)
                 pointer = outputs.beyond(end, trial.accepted, limits)
-                values = read([(then.status == Status.RUNNING).any(), (pointer - outputs.pointer).max()])
+                values = read([(then.status == int(Status.RUNNING)).any(), (pointer - outputs.pointer).max()])
             going, rounds = bool(values[0]), int(values[1])
             outputs.write(trial, step, pointer, rounds)
             rows.trials.append(trial)
             rows.y.append(now.y)
-            rows.first.append(pointer)
-            rows.rounds.append(rounds)
+            rows.first.append(pointer[None])
             now = then
-    return finish(problem, rows, outputs, now, stochastic)
+    if not rows.trials:
+        return no_steps(outputs, now)
+    columns = [None if column[0] is None else torch.stack(column) for column in zip(*rows.trials, strict=True)]
+    return finish(rows, Trial(*columns), torch.stack(rows.y), outputs, now, whole=stochastic)
 
 
 class Outputs:
@@ -163,79 +164,59 @@ class Crossings:
         return high
 
 
-def finish(problem: InitialValueProblem, rows: Rows, outputs: Outputs, now: Control, stochastic: bool) -> Run:
-    """The record of the trials, with the rejected ones taken out.
+def finish(rows: Rows, trials: Trial, y: Tensor, outputs: Outputs, now: Control, whole: bool) -> Run:
+    """The record of all trials, stacked on axis 0, (N, B).
 
-    Where the dynamics are stochastic they stay, as steps of length 0: the replay draws what the first pass drew.
+    The rejected ones are taken out, unless `whole`: then they stay as steps of length 0, so that the replay of a field
+    that draws random numbers draws what the first pass drew.
     """
-    batch, device = problem.y0.shape[0], problem.y0.device
-    status, accepted = now.status.clone(), torch.zeros_like(now.attempts)
-    if not rows.trials:
-        return _nothing(problem, outputs, now)
-    mask = torch.stack([trial.accepted for trial in rows.trials])
-    accepted = mask.sum(0)
-    order = torch.argsort(mask.logical_not().to(torch.int8), dim=0, stable=True)
-    count = len(rows.trials) if stochastic else int(accepted.max())
-    order = torch.arange(len(rows.trials), device=device)[:, None].expand(-1, batch) if stochastic else order[:count]
+    mask, batch = trials.accepted, now.t.shape[0]
+    count = len(mask) if whole else int(mask.sum(0).max())
+    order = torch.argsort(mask.logical_not().to(torch.int8), dim=0, stable=True)[:count]
+    if whole:
+        order = torch.arange(count, device=mask.device)[:, None].expand(-1, batch)
     kept = mask.gather(0, order)
 
-    def column(name: str) -> Tensor | None:
-        values = [getattr(trial, name) for trial in rows.trials]
-        if any(value is None for value in values):
-            return None
-        return torch.where(kept, torch.stack(values).gather(0, order), 0.0)
+    def column(values: Tensor, padding: Tensor | float = 0.0) -> Tensor:
+        return torch.where(kept, values.gather(0, order), padding)
 
-    y = torch.stack(rows.y)
-    index = order.reshape(count, batch, *([1] * (y.ndim - 2))).expand(count, batch, *y.shape[2:])
-    number = mask.cumsum(0) - 1  # of a trial among the accepted ones of its sample
-    first = torch.stack(rows.first)
-    after = torch.where(kept, first[1:].gather(0, order), outputs.pointer)
-    firsts = torch.cat([torch.ones_like(first[:1]), after])
-    bad = ~torch.where(spread(status == Status.SUCCESS, now.y), now.y, 0).reshape(batch, -1).isfinite().all(1)
-    status = torch.where(bad, int(Status.NONFINITE), status)
-    t, dt = column("t"), column("dt")
+    first = torch.cat(rows.first)
+    firsts = torch.cat([torch.ones_like(first[:1]), torch.where(kept, first[1:].gather(0, order), outputs.pointer)])
     steps = Steps(
-        t=torch.where(kept, t, now.t) if t is not None else now.t,
-        dt=dt if dt is not None else now.t,
-        y=y.gather(0, index),
-        ratio=column("ratio"),
-        error=column("error"),
-        stiffness=column("stiffness"),
+        t=column(trials.t, now.t),
+        dt=column(trials.dt),
+        y=y.gather(0, order.reshape(count, batch, *([1] * (y.ndim - 2))).expand(count, batch, *y.shape[2:])),
+        ratio=None if trials.ratio is None else column(trials.ratio),
+        error=None if trials.error is None else column(trials.error),
+        stiffness=None if trials.stiffness is None else column(trials.stiffness),
         mask=kept,
         method=torch.zeros(count, dtype=torch.int64),
     )
+    bad = ~now.y.reshape(batch, -1).isfinite().all(1) & (now.status == int(Status.SUCCESS))
+    number = mask.cumsum(0) - 1  # of a trial among the accepted ones of its sample
     return Run(
         steps=steps,
         ys=outputs.ys[:-1],
-        at_hits=torch.stack(rows.at_hits) if rows.at_hits else problem.y0.new_empty((0, *problem.y0.shape)),
+        at_hits=torch.stack(rows.at_hits) if rows.at_hits else now.y.new_empty((0, *now.y.shape)),
         last=now.y,
-        status=status,
+        status=torch.where(bad, int(Status.NONFINITE), now.status),  # steps of fixed length go on through NaN
         reached=now.t,
-        accepted=accepted,
-        rejected=now.attempts - accepted,
+        accepted=mask.sum(0),
+        rejected=now.attempts - mask.sum(0),
         first=firsts,
         rounds=tuple(firsts.diff(dim=0).amax(1).tolist()),
         hits=tuple(
-            Hit(event, torch.full_like(number[k], k) if stochastic else number[k], theta, some)
+            Hit(event, torch.full_like(number[k], k) if whole else number[k], theta, some)
             for event, k, theta, some in rows.hits
         ),
         random=tuple(rows.random),
     )
 
 
-def _nothing(problem: InitialValueProblem, outputs: Outputs, now: Control) -> Run:
-    y, none = problem.y0.detach(), problem.ts.new_empty((0, problem.y0.shape[0]))
+def no_steps(outputs: Outputs, now: Control) -> Run:
+    """The record of a solve that asks for its start only."""
+    y, none = now.y, now.t.new_empty((0, len(now.t)))
     steps = Steps(none, none, y.new_empty((0, *y.shape)), none, none, none, none.bool(), none.new_empty(0).long())
     counts = torch.zeros_like(now.attempts)
-    return Run(
-        steps,
-        outputs.ys[:-1],
-        y.new_empty((0, *y.shape)),
-        y,
-        now.status,
-        now.t,
-        counts,
-        counts,
-        outputs.pointer[None],
-        (),
-    )
+    empty = y.new_empty((0, *y.shape))
+    return Run(steps, outputs.ys[:-1], empty, y, now.status, now.t, counts, counts, outputs.pointer[None], ())

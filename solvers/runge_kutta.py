@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import tableau as tableaux
-from .method import Dynamics, Method, Step
+from .method import Dynamics, Method, Step, real_dtype
 from .tableau import Tableau
 
 
@@ -69,36 +69,35 @@ class RungeKuttaStep(Step):
     """A step of an explicit pair: its slopes, and the states at which the stiffness pair was evaluated."""
 
     def __init__(
-        self, method: RungeKutta, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Tensor | None
+        self,
+        method: RungeKutta,
+        dynamics: Dynamics,
+        t: Tensor,
+        dt: float | Tensor,
+        start: Tensor,
+        slopes: list[Tensor],
+        states: dict[int, Tensor],
+        y: Tensor,
     ) -> None:
-        table = method.table
-        dtype = y.dtype.to_real()
-        self.method, self.dynamics, self.t, self.dt, self.start = method, dynamics, t, dt, y
-        self.times = stage_times(table.c, t, dt, dtype)
-        self.h = dt.to(dtype) if isinstance(dt, Tensor) else dt
-        self.slopes = [dynamics(self.times[0], y) if slope is None else slope]
-        self.states: dict[int, Tensor] = {}
-        for i in range(1, table.stages - table.fsal):
-            state = advance(y, self.h, table.a[i], self.slopes)
-            if table.stiffness_pair is not None and i in table.stiffness_pair:
-                self.states[i] = state
-            self.slopes.append(dynamics(self.times[i], state))
-        self.y = advance(y, self.h, table.b, self.slopes)
-        if table.fsal:
-            self.states[table.stages - 1] = self.y
+        self.method, self.dynamics, self.t, self.dt, self.start = method, dynamics, t, dt, start
+        self.slopes, self.states, self.y = slopes, states, y
+        self.h = dt.to(real_dtype(y)) if isinstance(dt, Tensor) else dt
         self._end: Tensor | None = None
+        self._error: Tensor | None = None
         self._extra: list[Tensor] = []
 
     def slope(self) -> Tensor:
+        fsal = self.method.table.fsal
+        if fsal and len(self.slopes) == self.method.table.stages:
+            return self.slopes[-1]
         if self._end is None:
-            fsal = self.method.table.fsal
-            self._end = self.dynamics(self.times[-1] if fsal else self._time(1.0), self.y)
+            self._end = self.dynamics(self._time(1.0), self.y)
             if fsal:
                 self.slopes.append(self._end)
         return self._end
 
     def _time(self, c: float) -> Tensor:
-        return (self.t + self.dt * c).to(self.y.dtype.to_real())
+        return (self.t + self.dt * c).to(real_dtype(self.y))
 
     def _stages(self) -> list[Tensor]:
         if self.method.table.fsal:
@@ -109,10 +108,13 @@ class RungeKuttaStep(Step):
         weights = self.method.table.error
         if weights is None:
             return None
-        slopes = self._stages()
-        if isinstance(self.h, Tensor):
-            return weighted(weights, slopes) * self.h
-        return weighted([weight * self.h for weight in weights], slopes)
+        if self._error is None:
+            slopes = self._stages()
+            if isinstance(self.h, Tensor):
+                self._error = weighted(weights, slopes) * self.h
+            else:
+                self._error = weighted([weight * self.h for weight in weights], slopes)
+        return self._error
 
     def stiffness(self, samples: bool) -> Tensor | None:
         pair = self.method.table.stiffness_pair
@@ -190,7 +192,20 @@ class RungeKutta(Method):
     def step(
         self, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Tensor | None = None
     ) -> RungeKuttaStep:
-        return RungeKuttaStep(self, dynamics, t, dt, y, slope)
+        table, dtype = self.table, real_dtype(y)
+        times = stage_times(table.c, t, dt, dtype)
+        h = dt.to(dtype) if isinstance(dt, Tensor) else dt
+        slopes = [dynamics(times[0], y) if slope is None else slope]
+        states: dict[int, Tensor] = {}  # those that the stiffness estimate compares
+        for i in range(1, table.stages - table.fsal):
+            state = advance(y, h, table.a[i], slopes)
+            if table.stiffness_pair is not None and i in table.stiffness_pair:
+                states[i] = state
+            slopes.append(dynamics(times[i], state))
+        end = advance(y, h, table.b, slopes)
+        if table.fsal:
+            states[table.stages - 1] = end
+        return RungeKuttaStep(self, dynamics, t, dt, y, slopes, states, end)
 
 
 @dataclass(frozen=True)

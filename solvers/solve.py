@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -11,11 +12,12 @@ from torch import Tensor
 from .adjoint import Adjoint, Checkpointed, Direct
 from .arguments import problem_of
 from .capture import Captured, first_slope
+from .compiled import integrate_compiled, obstacle
 from .controller import Controller, Fixed
 from .dynamics import State
 from .event import Event
 from .first_step import first_step
-from .method import Method
+from .method import Method, real_dtype
 from .per_sample import integrate_per_sample
 from .problem import InitialValueProblem
 from .record import Happening, Stats, Status
@@ -77,13 +79,13 @@ def odeint(
     problem = problem_of(
         field, y0, ts, method, controller, per_sample, rtol, atol, args, events, stops, jumps, max_steps
     )
-    solution = solve(problem, adjoint)
+    solution = solve(problem, adjoint, compile)
     if throw and not solution.success:
         raise RuntimeError(solution.report())
     return solution
 
 
-def solve(problem: InitialValueProblem, adjoint: Adjoint) -> Solution:
+def solve(problem: InitialValueProblem, adjoint: Adjoint, compile: bool | Literal["auto"] = False) -> Solution:
     """Solve a problem whose arguments were checked."""
     before = torch.get_rng_state()
     slope, captured = _start(problem, adjoint)
@@ -91,14 +93,37 @@ def solve(problem: InitialValueProblem, adjoint: Adjoint) -> Solution:
     with torch.no_grad():
         dt = _first_step(problem, slope)
     base = problem.dynamics.calls
+    compiled = bool(compile) and _compiles(problem, compile, stochastic)
 
     def forward(one: InitialValueProblem) -> Run:
+        if compiled:
+            return integrate_compiled(one, slope.detach(), dt)
         if one.samples:
             return integrate_per_sample(one, slope.detach(), dt, stochastic)
         return integrate(one, slope, dt.item(), stochastic)
 
     run = adjoint.run(problem, forward, captured)
     return _solution(problem, run, base)
+
+
+def _compiles(problem: InitialValueProblem, wanted: bool | str, stochastic: bool) -> bool:
+    """Whether to compile; says once why not where that is left to us.
+
+    Raises:
+        ValueError: it is asked for and cannot be.
+    """
+    if wanted not in {True, "auto"}:
+        raise ValueError(f'compile must be True, False or "auto", got {wanted!r}')
+    reason = obstacle(problem, stochastic)
+    if reason is not None and wanted is True:
+        raise ValueError(f'compile=True is not possible: {reason}; use compile="auto" or False')
+    if reason is not None and reason not in _said:
+        _said.add(reason)
+        warnings.warn(f"not compiled, the steps run one by one: {reason}", stacklevel=4)
+    return reason is None
+
+
+_said: set[str] = set()
 
 
 def _start(problem: InitialValueProblem, adjoint: Adjoint) -> tuple[Tensor, Captured]:
@@ -165,9 +190,9 @@ def _at_event(problem: InitialValueProblem, hit: Hit, run: Run, k: int) -> tuple
     safe_t, safe_y = torch.where(mask, t, problem.ts.detach()[0]), torch.where(problem.spread(mask), y, problem.y0)
     slope = problem.dynamics.evaluate(problem.spread(safe_t), problem.method.lower(safe_y)).detach()
     moment = safe_t.detach().requires_grad_()
-    ahead = problem.spread(moment - moment.detach()).to(slope.dtype.to_real())
+    ahead = problem.spread(moment - moment.detach()).to(real_dtype(slope))
     value = problem.condition(event, problem.spread(moment), safe_y.detach() + slope * ahead)
     (rate,) = torch.autograd.grad(value.sum(), moment)
     shift = problem.condition(event, problem.spread(safe_t), safe_y).double() / torch.where(mask, -rate, 1.0)
     shift = torch.where(mask, shift - shift.detach(), 0.0)
-    return t + shift, y + slope * problem.spread(shift).to(slope.dtype.to_real()), mask
+    return t + shift, y + slope * problem.spread(shift).to(real_dtype(slope)), mask
