@@ -1,9 +1,12 @@
 """Adaptive solvers that tell how they fared."""
 
-from .adjoint import Checkpointed, Direct
+from .adjoint import Adjoint, Checkpointed, Direct
+from .backsolve import Backsolve
 from .controller import PI, PID, Fixed, I
 from .event import Event
+from .interpolating import Interpolating
 from .record import Happening, Stats, Status, Steps
+from .reversible import Reversible, ReversibleHeun
 from .runge_kutta import RK4, Bosh3, Dopri5, Dopri8, Euler, Heun, Midpoint, Ralston, Tsit5, Vern7
 from .solution import Solution
 from .solve import odeint
@@ -13,7 +16,9 @@ __all__ = [
     "PI",
     "PID",
     "RK4",
+    "Adjoint",
     "AutoSwitch",
+    "Backsolve",
     "Bosh3",
     "Checkpointed",
     "Direct",
@@ -25,8 +30,11 @@ __all__ = [
     "Happening",
     "Heun",
     "I",
+    "Interpolating",
     "Midpoint",
     "Ralston",
+    "Reversible",
+    "ReversibleHeun",
     "Solution",
     "Stats",
     "Status",

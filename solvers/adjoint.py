@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .capture import Captured
+from .once import once
 from .problem import InitialValueProblem
 from .replay import (
     Wanted,
@@ -95,7 +95,8 @@ class Checkpointed(Adjoint):
 
     def run(self, problem: InitialValueProblem, integrate: Integrate, captured: Captured) -> Run:
         box: list[Run] = []
-        outputs = _Replay.apply(problem, integrate, box, captured.shared, problem.ts, problem.y0, *captured.tensors)
+        inputs = (problem, integrate, box, captured.shared, problem.ts, problem.y0, *captured.tensors)
+        outputs = _Replay.apply(*inputs)  # type: ignore[no-untyped-call]
         ys, at_hits, y, *columns = outputs
         found = box[0]
         steps = found.steps
@@ -131,7 +132,7 @@ class _Replay(torch.autograd.Function):
         return run.ys, run.at_hits, run.steps.y, *present
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc]
+    @once
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         ts, y, *known = ctx.saved_tensors
         needs = ctx.needs_input_grad

@@ -116,8 +116,8 @@ def _controller(controller: Controller | None, method: Method) -> Controller:
         raise TypeError(f"controller must be PI(), I(), PID() or Fixed(step), got {controller!r}")
     if isinstance(controller, Adaptive) and method.error_order is None:
         raise ValueError(
-            f"{type(method).__name__} has no error estimate to adapt to: use controller=Fixed(step), or a method such as "
-            f"Tsit5()"
+            f"{type(method).__name__} has no error estimate to adapt to: use controller=Fixed(step), or a method that "
+            f"has one, such as Tsit5()"
         )
     return controller
 

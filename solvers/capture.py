@@ -153,7 +153,7 @@ def require_known(slope: Tensor, tensors: Iterable[Tensor]) -> None:
         variable = getattr(node, "variable", None)
         if variable is not None and id(variable) not in known and node not in known:
             raise RuntimeError(
-                f"field depends on a tensor of shape {tuple(variable.shape)} that requires grad and was not seen in its "
-                f"first evaluation, so that its gradient would be lost: pass it in args, make it a parameter of a module, "
-                f"or use adjoint=Direct()"
+                f"field depends on a tensor of shape {tuple(variable.shape)} that requires grad and was not seen in "
+                f"its first evaluation, so that its gradient would be lost: pass it in args, make it a parameter of "
+                f"a module, or use adjoint=Direct()"
             )

@@ -13,17 +13,20 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
 from .dynamics import Dynamics, Structure
-from .masked import Control, Limits, Rules, Trial, attempt, limits_of, rules_of, spread, start_of
+from .masked import Control, Limits, Rules, Trial, attempt, limits_of, rules_of, start_of
+from .method import real_dtype
 from .per_sample import Outputs, Rows, finish, no_steps
-from .problem import InitialValueProblem
+from .problem import InitialValueProblem, spread
 from .record import Status
 from .run import Run
-from .runge_kutta import RungeKutta, RungeKuttaStep
+from .runge_kutta import RungeKutta
 
-TRIALS = 8  # in a block: more cost compilation, fewer more visits of the host
+TRIALS = 32  # in a block at most: each block is a visit of the host
+UNROLLED = 8  # in a block on a device, whose loops would ask the host after each trial
+RECORD_BYTES = 2**17  # of a block: all of it is copied with every trial
 PROGRAMS = 64  # kept for different fields, methods and controllers
 
 
@@ -32,10 +35,9 @@ class Block(NamedTuple):
 
     trial: Trial
     y: Tensor
-    slopes: Tensor | None  # (K, stages, *y), where values between steps are wanted
 
 
-Program = Callable[[Callable[..., Any], Sequence[Any], Limits, Control], tuple[Control, Block]]
+Program = Callable[[Callable[..., Any], Sequence[Any], Limits, Control, Block], tuple[Control, Block, Tensor]]
 
 
 def obstacle(problem: InitialValueProblem, stochastic: bool) -> str | None:
@@ -65,27 +67,70 @@ def _missing_compiler(device: torch.device) -> str | None:
 
 
 @lru_cache(maxsize=PROGRAMS)
-def program_of(
-    rules: Rules, structure: Structure | None, time_dtype: torch.dtype, between: bool, device: str
-) -> Program:
-    """The compiled program of a block of trials."""
+def program_of(rules: Rules, structure: Structure | None, time_dtype: torch.dtype, unrolled: bool) -> Program:
+    """The compiled program of a block: from a control and room for a record to both, and the number of trials."""
 
-    def block(field: Callable[..., Any], args: Sequence[Any], limits: Limits, now: Control) -> tuple[Control, Block]:
+    def loop(
+        field: Callable[..., Any], args: Sequence[Any], limits: Limits, now: Control, record: Block
+    ) -> tuple[Control, Block, Tensor]:
         dynamics = Dynamics(field, tuple(args), structure, time_dtype).evaluate
-        trials, states, slopes = [], [], []
-        for _ in range(TRIALS):
-            then, trial, step = attempt(dynamics, rules, limits, now)
-            trials.append(trial)
-            states.append(now.y)
-            if between:
-                slopes.append(torch.stack(step.slopes))  # type: ignore[attr-defined]
-            now = then
-        columns = [None if column[0] is None else torch.stack(column) for column in zip(*trials, strict=True)]
-        return now, Block(Trial(*columns), torch.stack(states), torch.stack(slopes) if between else None)
+        columns, spec = tree_flatten(record)
 
-    if device == "cpu":  # without it Python starts every kernel, which for small states takes longer than the kernel
-        return torch.compile(block, fullgraph=True, options={"cpp_wrapper": True})
-    return torch.compile(block, fullgraph=True, mode="reduce-overhead")
+        def goes_on(k: Tensor, *carried: Tensor) -> Tensor:
+            return (k < len(carried[-1])) & (carried[8] == int(Status.RUNNING)).any()
+
+        def trial(k: Tensor, *carried: Tensor) -> tuple[Tensor, ...]:
+            before = Control(*carried[:9])
+            after, row, _ = attempt(dynamics, rules, limits, before)
+            values = tree_flatten(Block(row, before.y))[0]
+            rows = [
+                torch.index_put(column, (k,), value.to(column.dtype))
+                for column, value in zip(carried[9:], values, strict=True)
+            ]
+            return k + 1, *(one.clone() for one in after), *rows
+
+        start = torch.zeros((), dtype=torch.int64, device=now.t.device)
+        count, *carried = torch.while_loop(goes_on, trial, (start, *now, *columns))
+        return Control(*carried[:9]), tree_unflatten(carried[9:], spec), count
+
+    def unroll(
+        field: Callable[..., Any], args: Sequence[Any], limits: Limits, now: Control, record: Block
+    ) -> tuple[Control, Block, Tensor]:
+        dynamics = Dynamics(field, tuple(args), structure, time_dtype).evaluate
+        rows = []
+        for _ in range(UNROLLED):
+            after, row, _ = attempt(dynamics, rules, limits, now)
+            rows.append((*row, now.y))
+            now = after
+        *trial, y = (None if column[0] is None else torch.stack(column) for column in zip(*rows, strict=True))
+        return now, Block(Trial(*trial), y), torch.full((), UNROLLED, device=now.t.device)
+
+    if unrolled:
+        return torch.compile(unroll, fullgraph=True, mode="reduce-overhead")
+    # without the wrapper in C++ Python starts every kernel, which for small states takes longer than the kernel
+    return torch.compile(loop, fullgraph=True, options={"cpp_wrapper": True})
+
+
+def _room(problem: InitialValueProblem, now: Control) -> Block:
+    """Space for the record of a block."""
+    method = problem.method
+    size = now.y.numel() * now.y.element_size() + 7 * 8 * now.t.numel()
+    count = max(4, min(TRIALS, RECORD_BYTES // size))
+    kind = now.t.new_empty((count, *now.t.shape))
+    real = now.t.new_empty(kind.shape, dtype=real_dtype(now.y))
+    error = method.error_order is not None
+    return Block(
+        Trial(
+            t=kind,
+            dt=kind.clone(),
+            accepted=kind.bool(),
+            end=kind.clone(),
+            ratio=kind.clone() if error else None,
+            error=real if error else None,
+            stiffness=real.clone() if method.has_stiffness else None,
+        ),
+        now.y.new_empty((count, *now.y.shape)),
+    )
 
 
 def integrate_compiled(problem: InitialValueProblem, slope: Tensor, dt: Tensor) -> Run:
@@ -96,27 +141,28 @@ def integrate_compiled(problem: InitialValueProblem, slope: Tensor, dt: Tensor) 
         slope: dynamics(ts[0], y0). dt: lengths of the first steps, () or (B,).
     """
     rules, limits = rules_of(problem, stochastic=False), limits_of(problem)
-    between = problem.ts.shape[0] > 2
     dynamics, method = problem.dynamics, problem.method
     if not isinstance(method, RungeKutta):
         raise TypeError(f"only explicit methods can be compiled, got {type(method).__name__}; use compile=False")
-    program = program_of(rules, dynamics.structure, dynamics.time_dtype, between, problem.y0.device.type)
+    program = program_of(rules, dynamics.structure, dynamics.time_dtype, problem.y0.device.type != "cpu")
     now = start_of(problem, slope, dt)
     single = not problem.samples  # the record of a joint solve is kept as that of one sample
     one = problem.over(y0=problem.y0[None], ts=problem.ts[:, None], samples=True) if single else problem
     outputs, rows, blocks = Outputs(one), Rows(), list[Block]()
     rows.first.append(outputs.pointer[None])
-    _let_batch_vary(problem, limits, now)
     going = problem.ts.shape[0] > 1
     with torch.no_grad(), torch._dynamo.config.patch(recompile_limit=PROGRAMS, accumulated_recompile_limit=1024):
         while going:
-            now, block = program(dynamics.field, dynamics.args, limits, now)
-            if problem.y0.is_cuda:  # the next replay of a CUDA graph overwrites its outputs
-                now, block = tree_map_only(Tensor, torch.clone, (now, block))
-            dynamics.calls += TRIALS * method.evaluations
-            block = _as_one_sample(block) if single else block
-            going = _write(method, _of_one(dynamics) if single else dynamics, rows, outputs, limits, block, now)
-            blocks.append(block._replace(slopes=None))
+            room = _room(problem, now)
+            if not blocks:
+                _let_vary(problem, limits, now, room)
+            now, block, count = program(dynamics.field, dynamics.args, limits, now, room)
+            if not problem.y0.is_cpu:  # the next replay of a CUDA graph overwrites its outputs
+                now, block, count = tree_map_only(Tensor, torch.clone, (now, block, count))
+            block = tree_map_only(Tensor, lambda column: column[:, None], block) if single else block
+            going, taken = _write(one, single, rows, outputs, limits, block, now, count)
+            dynamics.calls += taken * method.evaluations
+            blocks.append(tree_map_only(Tensor, lambda column, taken=taken: column[:taken], block))
     now = now._replace(**{name: value[None] for name, value in now._asdict().items()}) if single else now
     if not blocks:
         run = no_steps(outputs, now)
@@ -127,22 +173,17 @@ def integrate_compiled(problem: InitialValueProblem, slope: Tensor, dt: Tensor) 
     return _joint(run) if single else run
 
 
-def _let_batch_vary(problem: InitialValueProblem, limits: Limits, now: Control) -> None:
-    """Tell the compiler that axis 0 may have another size next time."""
-    along = [now.y, now.slope, *((*now[:2], *now[4:], limits.end, limits.sign) if problem.samples else ())]
-    if problem.y0.ndim:
-        for one in along:
-            torch._dynamo.maybe_mark_dynamic(one, 0)
-
-
-def _of_one(dynamics: Dynamics) -> Callable[[Tensor, Tensor], Tensor]:
-    """Dynamics of a joint state that comes with an axis for one sample."""
-    return lambda t, y: dynamics(t.reshape(()), y[0])[None]
-
-
-def _as_one_sample(block: Block) -> Block:
-    trial = Trial(*(None if column is None else column[:, None] for column in block.trial))
-    return Block(trial, block.y[:, None], None if block.slopes is None else block.slopes[:, :, None])
+def _let_vary(problem: InitialValueProblem, limits: Limits, now: Control, room: Block) -> None:
+    """Tell the compiler which sizes may be others next time: the batch, and the trials of a block."""
+    if not problem.y0.ndim:
+        return
+    controls = (*now[:2], *now[4:], limits.end, limits.sign) if problem.samples else ()
+    for one in (now.y, now.slope, *controls):
+        torch._dynamo.maybe_mark_dynamic(one, 0)
+    for column in tree_leaves(room):
+        torch._dynamo.maybe_mark_dynamic(column, 0)
+    for column in tree_leaves(room) if problem.samples else [room.y]:
+        torch._dynamo.maybe_mark_dynamic(column, 1)
 
 
 def _joint(run: Run) -> Run:
@@ -163,34 +204,43 @@ def _joint(run: Run) -> Run:
 
 
 def _write(
-    method: RungeKutta,
-    dynamics: Callable[[Tensor, Tensor], Tensor],
+    one: InitialValueProblem,
+    single: bool,
     rows: Rows,
     outputs: Outputs,
     limits: Limits,
     block: Block,
     now: Control,
-) -> bool:
-    """Write the values asked for in a block; whether any sample goes on."""
+    count: Tensor,
+) -> tuple[bool, int]:
+    """Write the values asked for in a block: whether any sample goes on, and the number of trials."""
     trial = block.trial
+    valid = torch.arange(len(block.y), device=count.device) < count
     passed = ((outputs.ts[:, None] - trial.end) * limits.sign <= 0).sum(0)
-    passed = torch.where(trial.accepted, passed, 0)
+    passed = torch.where(trial.accepted & valid[:, None], passed, 0)
     pointers = torch.cat([outputs.pointer[None], passed]).cummax(0).values
-    rows.first.append(pointers[1:])
     rounds = pointers.diff(dim=0).amax(1)
-    going, *counts = torch.cat([(now.status == int(Status.RUNNING)).any().reshape(1).long(), rounds]).tolist()
-    if block.slopes is None:
-        outputs.pointer = pointers[-1]
-        done = (now.status == int(Status.SUCCESS)).reshape(-1)
-        last = now.y.reshape(block.y.shape[1:])
-        outputs.ys[1] = torch.where(spread(done, last), last, torch.nan)
-        return bool(going)
-    for k, count in enumerate(counts):
-        if count:
-            here = Trial(*(None if column is None else column[k] for column in trial))
-            after = block.y[k + 1] if k + 1 < TRIALS else now.y.reshape(block.y.shape[1:])
-            t, dt = spread(here.t, after), spread(here.dt, after)
-            step = RungeKuttaStep(method, dynamics, t, dt, block.y[k], list(block.slopes[k]), {}, after)
-            outputs.write(here, step, pointers[k + 1], count)
-    outputs.pointer = pointers[-1]
-    return bool(going)
+    running = (now.status == int(Status.RUNNING)).any()
+    going, taken, *counts = torch.cat([running.reshape(1).long(), count.reshape(1), rounds]).tolist()
+    rows.first.append(pointers[1 : taken + 1])
+    for k in [k for k in range(taken) if counts[k]]:
+        here = Trial(*(None if column is None else column[k] for column in trial))
+        after = block.y[k + 1] if k + 1 < taken else now.y.reshape(block.y.shape[1:])
+        outputs.write(here, _Values(one, single, here, block.y[k], after), pointers[k + 1], counts[k])
+    outputs.pointer = pointers[taken]
+    return bool(going), taken
+
+
+class _Values:
+    """The values in a step of a block: at its end as it was, between by taking the step again."""
+
+    def __init__(self, one: InitialValueProblem, single: bool, trial: Trial, y0: Tensor, y: Tensor) -> None:
+        self.one, self.single, self.trial, self.start, self.y = one, single, trial, y0, y
+
+    def at(self, theta: Tensor) -> Tensor:
+        if not self.one.ts.shape[0] > 2 or self.one.grid:
+            return self.y
+        t, dt, dynamics = self.trial.t, self.trial.dt, self.one.dynamics
+        if self.single:
+            return self.one.method.step(dynamics, t[0], dt[0], self.start[0]).at(theta.reshape(()))[None]
+        return self.one.method.step(dynamics, spread(t, self.y), spread(dt, self.y), self.start).at(theta)

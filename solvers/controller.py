@@ -64,7 +64,8 @@ class Adaptive(ABC):
     Args:
         safety: aims below the tolerance.
         min_factor, max_factor: bounds of the change from step to step.
-        first_step: length of the first step, > 0; None: estimated from two evaluations (Hairer, Norsett, Wanner I, II.4).
+        first_step: length of the first step, > 0; None: estimated from two evaluations (Hairer, Norsett, Wanner I,
+            II.4).
         min_step, max_step: bounds of the length of a step; a step of min_step is accepted whatever its error.
         shrink_accepted: whether a step that was accepted may be followed by a shorter one.
         norm: from the scaled error to its ratio, () for joint steps, (B,) for per-sample ones; None: root mean square.

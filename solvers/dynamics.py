@@ -25,13 +25,13 @@ class Structure:
     def pack(self, leaves: Sequence[Tensor]) -> Tensor:
         """(*batch, *shape) each -> (*batch, N)."""
         start = 1 if self.batched else 0
-        return torch.cat([leaf.reshape(*leaf.shape[:start], -1) for leaf in leaves], dim=-1)
+        return torch.cat([leaf.reshape((*leaf.shape[:start], -1)) for leaf in leaves], dim=-1)
 
     def unpack(self, flat: Tensor) -> Structured:
         """(..., N) -> each (..., *shape), in the dtype that came in."""
         sizes = [torch.Size(shape).numel() for shape in self.shapes]
         leaves = tuple(
-            _as_dtype(part.reshape(*flat.shape[:-1], *shape), dtype)
+            _as_dtype(part.reshape((*flat.shape[:-1], *shape)), dtype)
             for part, shape, dtype in zip(flat.split(sizes, dim=-1), self.shapes, self.dtypes, strict=True)
         )
         return leaves if self.keys is None else dict(zip(self.keys, leaves, strict=True))

@@ -29,9 +29,9 @@ def first_step(problem: InitialValueProblem, slope: Tensor, order: int) -> Tenso
     h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)
     if not problem.overshoot:
         h0 = torch.minimum(h0, span.abs())
-    signed = problem.spread(h0 * span.sign())
+    signed = problem.moment(h0 * span.sign())
     ahead = y0 + (slope * signed.to(real_dtype(y0)))
-    d2 = norm(problem.dynamics(problem.spread(start) + signed, ahead) - slope) / h0
+    d2 = norm(problem.dynamics(problem.moment(start) + signed, ahead) - slope) / h0
     steepest = torch.maximum(d1, d2)
     h1 = torch.where(steepest <= 1e-15, torch.clamp_min(h0 * 1e-3, 1e-6), (0.01 / steepest) ** (1 / order))
     return torch.minimum(100 * h0, h1)

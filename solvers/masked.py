@@ -15,7 +15,7 @@ from torch import Tensor
 from .controller import Adaptive, Fixed, error_scale, rms, rms_per_sample
 from .march import NEARLY, PATIENCE
 from .method import Dynamics, Method, Step, real_dtype
-from .problem import InitialValueProblem
+from .problem import InitialValueProblem, spread
 from .record import Status
 
 
@@ -102,11 +102,6 @@ def start_of(problem: InitialValueProblem, slope: Tensor, dt: Tensor) -> Control
     one, none = torch.ones_like(t), torch.zeros_like(t, dtype=torch.int64)
     status = none + int(Status.RUNNING if ts.shape[0] > 1 else Status.SUCCESS)
     return Control(t, dt.expand_as(t).clone(), y, slope.detach(), one, one.clone(), none, none.clone(), status)
-
-
-def spread(control: Tensor, y: Tensor) -> Tensor:
-    """(B,) -> (B, 1, ..., 1), which broadcasts to y; () stays."""
-    return control.reshape(-1, *([1] * (y.ndim - 1))) if control.ndim else control
 
 
 def attempt(dynamics: Dynamics, rules: Rules, limits: Limits, now: Control) -> tuple[Control, Trial, Step]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from .march import random_states, read
-from .masked import Control, Limits, Trial, attempt, limits_of, rules_of, spread, start_of
+from .masked import Control, Limits, Trial, attempt, limits_of, rules_of, start_of
 from .method import Step
-from .problem import InitialValueProblem
+from .problem import InitialValueProblem, spread
 from .record import Status, Steps
 from .run import Hit, Run
 
@@ -67,6 +68,14 @@ def integrate_per_sample(problem: InitialValueProblem, slope: Tensor, dt: Tensor
     return finish(rows, Trial(*columns), torch.stack(rows.y), outputs, now, whole=stochastic)
 
 
+class Values(Protocol):
+    """The part of a step that outputs are read from."""
+
+    y: Tensor
+
+    def at(self, theta: Tensor) -> Tensor: ...
+
+
 class Outputs:
     """The solution at the ts as they are passed: for each sample a pointer to the next."""
 
@@ -84,7 +93,7 @@ class Outputs:
         passed = ((self.ts - end) * limits.sign <= 0).sum(0)
         return torch.where(accepted, torch.maximum(passed, self.pointer), self.pointer)
 
-    def write(self, trial: Trial, step: Step, pointer: Tensor, rounds: int) -> None:
+    def write(self, trial: Trial, step: Values, pointer: Tensor, rounds: int) -> None:
         """Write the values that lie within the step: at most `rounds` for each sample."""
         last = len(self.ts)
         for k in range(rounds):
@@ -110,9 +119,8 @@ class Crossings:
 
     def _conditions(self, t: Tensor, y: Tensor) -> Tensor:
         """The values of all conditions, (E, B)."""
-        time = spread(t, y)
         with torch.no_grad():
-            return torch.stack([self.problem.condition(event, time, y).double() for event in self.problem.events])
+            return torch.stack([self.problem.condition(event, t, y).double() for event in self.problem.events])
 
     def see(self, trial: Trial, step: Step) -> Tensor | None:
         """Which conditions passed zero in an accepted step, (E, B); None without events."""

@@ -8,11 +8,16 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from .controller import Adaptive, Controller, error_scale, rms, rms_per_sample
+from .controller import Adaptive, Controller, Fixed, error_scale, rms, rms_per_sample
 from .dynamics import Dynamics
 from .event import Event
 from .method import Method, Step
 from .switch import AutoSwitch
+
+
+def spread(control: Tensor, y: Tensor) -> Tensor:
+    """(B,) -> (B, 1, ..., 1), which broadcasts to y; () stays."""
+    return control.reshape((-1, *([1] * (y.ndim - 1)))) if control.ndim else control
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,13 +52,22 @@ class InitialValueProblem:
         """One more than the order of the error estimate: the exponent of the controllers."""
         return min(self.method.order, self.method.error_order or self.method.order) + 1
 
+    @property
+    def grid(self) -> bool:
+        """Whether the steps end at the times that are wanted."""
+        return isinstance(self.controller, Fixed) and self.controller.step is None
+
     def over(self, **changes: object) -> Self:
         """A copy with some fields changed."""
         return replace(self, **changes)  # type: ignore[arg-type]
 
     def spread(self, control: Tensor) -> Tensor:
-        """(B,) -> (B, 1, ..., 1), which broadcasts to y; () stays."""
-        return control.reshape(-1, *([1] * (self.y0.ndim - 1))) if control.ndim else control
+        """(B,) -> (B, 1, ..., 1), which broadcasts to the method's state; () stays."""
+        return spread(control, self.y0)
+
+    def moment(self, t: Tensor) -> Tensor:
+        """(B,) -> (B, 1, ..., 1), which broadcasts to the solution, as the field gets it; () stays."""
+        return spread(t, self.method.lower(self.y0))
 
     def ratio(self, error: Tensor, y0: Tensor, y1: Tensor) -> Tensor:
         """The error of a solution in units of what is tolerated between y0 and y1: (B,) per sample, else ()."""
@@ -76,7 +90,7 @@ class InitialValueProblem:
         Raises:
             TypeError, ValueError: the condition gives no real number, or not one for each sample.
         """
-        value = event.condition(t.to(self.dynamics.time_dtype), self.solution(y), *self.dynamics.args)
+        value = event.condition(self.moment(t).to(self.dynamics.time_dtype), self.solution(y), *self.dynamics.args)
         wanted = self.y0.shape[:1] if self.samples else ()
         if not isinstance(value, Tensor) or value.is_complex():
             got = value.dtype if isinstance(value, Tensor) else type(value).__name__

@@ -65,6 +65,10 @@ class Solution:
             IndexError: there is no such step.
         """
         count = len(self.steps)
+        if len(self.steps.y) < count:
+            raise ValueError(
+                "adjoint=Reversible() keeps no states to start a step from: put the times in ts, or use Checkpointed()"
+            )
         if isinstance(i, int) and not -count <= i < count:
             raise IndexError(f"i must be a step from 0 to {count - 1}, got {i}")
         y = self._pick(self.steps.y, i)
@@ -104,8 +108,8 @@ class Solution:
         return self.problem.solution(torch.stack(flat).reshape(*asked.shape, *flat[0].shape))
 
     def _require_reached(self, asked: Tensor) -> None:
-        start = self.ts[0]
-        sign = (self.ts[-1] - start).sign()
+        start = self.ts[0].detach()
+        sign = (self.ts[-1].detach() - start).sign()
         low, high = (asked - start) * sign, (asked - self.reached.to(asked.device)) * sign
         if bool((low < 0).any() | (high > 1e-9 * (1 + self.reached.abs().max())).any()):
             ends = f"{float(start.min()):.6g} and {float(self.reached.min()):.6g}"

@@ -64,7 +64,7 @@ def odeint(
         args: further arguments of the field.
         events: where something happens, and whether the solve ends there.
         stops: times that steps must hit. jumps: times at which the field jumps; no step reaches over them.
-        adjoint: how gradients are computed: Checkpointed() or Direct().
+        adjoint: how gradients are computed: Checkpointed(), Direct(), Backsolve(), Interpolating() or Reversible().
         compile: True: run the loop as one compiled program; "auto": where there is a compiler; False: step by step.
         max_steps: attempted steps, > 0.
         throw: whether a solve that stops short raises; else its `status` says so and what it reached is returned.
@@ -131,8 +131,8 @@ def _start(problem: InitialValueProblem, adjoint: Adjoint) -> tuple[Tensor, Capt
     y = problem.method.lower(problem.y0)
     t = problem.ts[0].expand(y.shape[0]) if problem.samples else problem.ts[0]
     if isinstance(adjoint, Direct):
-        return problem.dynamics.checked(problem.spread(t), y), Captured()
-    return first_slope(problem.dynamics, problem.spread(t), y)
+        return problem.dynamics.checked(problem.moment(t), y), Captured()
+    return first_slope(problem.dynamics, problem.moment(t), y)
 
 
 def _first_step(problem: InitialValueProblem, slope: Tensor) -> Tensor:
@@ -186,13 +186,15 @@ def _at_event(problem: InitialValueProblem, hit: Hit, run: Run, k: int) -> tuple
     y = torch.where(problem.spread(mask), run.at_hits[k], torch.nan)
     if not (torch.is_grad_enabled() and (y.requires_grad or t.requires_grad)):
         return t, y, mask
-    event = problem.events[hit.event]
+    event, method = problem.events[hit.event], problem.method
     safe_t, safe_y = torch.where(mask, t, problem.ts.detach()[0]), torch.where(problem.spread(mask), y, problem.y0)
-    slope = problem.dynamics.evaluate(problem.spread(safe_t), problem.method.lower(safe_y)).detach()
+    low = method.lower(safe_y)
+    slope = problem.dynamics.evaluate(problem.moment(safe_t), low).detach()
     moment = safe_t.detach().requires_grad_()
-    ahead = problem.spread(moment - moment.detach()).to(real_dtype(slope))
-    value = problem.condition(event, problem.spread(moment), safe_y.detach() + slope * ahead)
+    ahead = problem.moment(moment - moment.detach()).to(real_dtype(slope))
+    value = problem.condition(event, moment, method.lift(low.detach() + slope * ahead))
     (rate,) = torch.autograd.grad(value.sum(), moment)
-    shift = problem.condition(event, problem.spread(safe_t), safe_y).double() / torch.where(mask, -rate, 1.0)
+    shift = problem.condition(event, safe_t, safe_y).double() / torch.where(mask, -rate, 1.0)
     shift = torch.where(mask, shift - shift.detach(), 0.0)
-    return t + shift, y + slope * problem.spread(shift).to(real_dtype(slope)), mask
+    moved = method.lower(y) + slope * problem.moment(shift).to(real_dtype(slope))
+    return t + shift, method.lift(moved), mask
