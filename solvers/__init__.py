@@ -2,9 +2,10 @@
 
 from .adjoint import Adjoint, Checkpointed, Direct
 from .backsolve import Backsolve
-from .controller import PI, PID, Fixed, I
+from .controller import PI, PID, Controller, Fixed, I
 from .event import Event
 from .interpolating import Interpolating
+from .method import Method, Step
 from .record import Happening, Stats, Status, Steps
 from .reversible import Reversible, ReversibleHeun
 from .runge_kutta import RK4, Bosh3, Dopri5, Dopri8, Euler, Heun, Midpoint, Ralston, Tsit5, Vern7
@@ -21,6 +22,7 @@ __all__ = [
     "Backsolve",
     "Bosh3",
     "Checkpointed",
+    "Controller",
     "Direct",
     "Dopri5",
     "Dopri8",
@@ -31,6 +33,7 @@ __all__ = [
     "Heun",
     "I",
     "Interpolating",
+    "Method",
     "Midpoint",
     "Ralston",
     "Reversible",
@@ -38,6 +41,7 @@ __all__ = [
     "Solution",
     "Stats",
     "Status",
+    "Step",
     "Steps",
     "Tsit5",
     "Vern7",

@@ -175,5 +175,5 @@ def _forced(stops: Sequence[float], jumps: Sequence[float], ts: Tensor, time_dty
         gap = (1 if forward else -1) * max(abs(float(jump)) * resolution, torch.finfo(time_dtype).tiny)
         forced[float(jump) - gap] = float(jump) + gap
     low, high = float(ends.min()), float(ends.max())
-    inside = {t: after for t, after in forced.items() if low < t < high}
+    inside = {t: after for t, after in forced.items() if low < t < high and low < after < high}
     return dict(sorted(inside.items(), reverse=not forward))

@@ -88,12 +88,13 @@ def first_slope(dynamics: Dynamics, t: Tensor, y: Tensor) -> tuple[Tensor, Captu
     """
     if not torch.is_grad_enabled():
         return dynamics.checked(t, y), Captured()
-    with _Watch() as watch:
-        slope = dynamics.checked(t.detach(), y.detach())
+    moment, state = t.detach(), y.detach()
+    with _Watch() as watch:  # sees y itself only where the field holds it too
+        slope = dynamics.checked(moment, state)
     held = (p for module in modules_of(dynamics.field) for p in module.parameters() if p.requires_grad)
     passed = (one for one in _tensors(dynamics.args) if one.requires_grad)
     found = {id(one): one for one in (*watch.found.values(), *held, *passed)}
-    tensors = tuple(one for one in found.values() if one is not y and one is not t)
+    tensors = tuple(found.values())
     leaves = _leaves(tensors)
     require_known(slope, tensors if leaves is None else leaves)
     return slope.detach(), Captured(tensors) if leaves is None else Captured(leaves, shared=True)

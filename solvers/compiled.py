@@ -6,6 +6,7 @@ tolerances or weights.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -24,9 +25,9 @@ from .record import Status
 from .run import Run
 from .runge_kutta import RungeKutta
 
-TRIALS = 32  # in a block at most: each block is a visit of the host
+TRIALS = 256  # in a block at most
 UNROLLED = 8  # in a block on a device, whose loops would ask the host after each trial
-RECORD_BYTES = 2**17  # of a block: all of it is copied with every trial
+VISIT = 2**24  # bytes that are copied in twice the time that a visit of the host takes
 PROGRAMS = 64  # kept for different fields, methods and controllers
 
 
@@ -115,7 +116,7 @@ def _room(problem: InitialValueProblem, now: Control) -> Block:
     """Space for the record of a block."""
     method = problem.method
     size = now.y.numel() * now.y.element_size() + 7 * 8 * now.t.numel()
-    count = max(4, min(TRIALS, RECORD_BYTES // size))
+    count = max(4, min(TRIALS, math.isqrt(VISIT // size)))  # each trial copies the record, each block is a visit
     kind = now.t.new_empty((count, *now.t.shape))
     real = now.t.new_empty(kind.shape, dtype=real_dtype(now.y))
     error = method.error_order is not None

@@ -82,6 +82,7 @@ class RungeKuttaStep(Step):
         self.method, self.dynamics, self.t, self.dt, self.start = method, dynamics, t, dt, start
         self.slopes, self.states, self.y = slopes, states, y
         self.h = dt.to(real_dtype(y)) if isinstance(dt, Tensor) else dt
+        self._taped = torch.is_grad_enabled()  # what is computed later is taped where the step was
         self._end: Tensor | None = None
         self._error: Tensor | None = None
         self._extra: list[Tensor] = []
@@ -91,7 +92,8 @@ class RungeKuttaStep(Step):
         if fsal and len(self.slopes) == self.method.table.stages:
             return self.slopes[-1]
         if self._end is None:
-            self._end = self.dynamics(self._time(1.0), self.y)
+            with torch.set_grad_enabled(self._taped):
+                self._end = self.dynamics(self._time(1.0), self.y)
             if fsal:
                 self.slopes.append(self._end)
         return self._end
@@ -129,7 +131,7 @@ class RungeKuttaStep(Step):
         pairs = [(_polynomial(row, theta), k) for row, k in zip(self.method.table.dense, slopes, strict=True) if row]
         if not isinstance(theta, Tensor):
             return advance(self.start, self.h, [float(weight) for weight, _ in pairs], [k for _, k in pairs])
-        total = pairs[0][0] * pairs[0][1]
+        total = pairs[0][0].to(pairs[0][1].dtype) * pairs[0][1]  # type: ignore[union-attr]
         for weight, k in pairs[1:]:
             total = torch.addcmul(total, weight.to(k.dtype), k)
         return self.start + total * self.h
@@ -141,8 +143,9 @@ class RungeKuttaStep(Step):
             if i == 0 and row == table.b:  # this stage is the slope at the end of the step
                 self._extra.append(self.slope())
                 continue
-            state = advance(self.start, self.h, row, [*self.slopes, *self._extra])
-            self._extra.append(self.dynamics(self._time(table.extra_c[i]), state))
+            with torch.set_grad_enabled(self._taped):
+                state = advance(self.start, self.h, row, [*self.slopes, *self._extra])
+                self._extra.append(self.dynamics(self._time(table.extra_c[i]), state))
         return self._extra
 
 

@@ -71,11 +71,11 @@ class Solution:
             )
         if isinstance(i, int) and not -count <= i < count:
             raise IndexError(f"i must be a step from 0 to {count - 1}, got {i}")
-        y = self._pick(self.steps.y, i)
+        y = self.pick(self.steps.y, i)
         return self._step(i, y.detach() if detach else y)
 
-    def _pick(self, rows: Tensor, i: int | Tensor) -> Tensor:
-        """Row i of (S, B, ...), or for each sample its own."""
+    def pick(self, rows: Tensor, i: int | Tensor) -> Tensor:
+        """Row i of a record of the steps, (S, B, ...), or for each sample its own."""
         return rows[i] if isinstance(i, int) else rows[i, torch.arange(rows.shape[1], device=rows.device)]
 
     def _step(self, i: int | Tensor, y: Tensor) -> Step:
@@ -85,8 +85,8 @@ class Solution:
             assert isinstance(i, int)
             method = problem.methods[int(steps.method[i])]
             return method.step(problem.dynamics.evaluate, zero + float(steps.t[i, 0]), float(steps.dt[i, 0]), y)
-        t = problem.spread(zero + self._pick(steps.t, i))
-        return problem.method.step(problem.dynamics.evaluate, t, problem.spread(self._pick(steps.dt, i)), y)
+        t = problem.spread(zero + self.pick(steps.t, i))
+        return problem.method.step(problem.dynamics.evaluate, t, problem.spread(self.pick(steps.dt, i)), y)
 
     def __call__(self, t: float | Tensor) -> Any:
         """The solution at t, between ts[0] and what was reached, by the method's dense output.
@@ -138,6 +138,6 @@ class Solution:
         i = (torch.searchsorted(starts.T.contiguous(), (rows * sign).T.contiguous(), right=True).T - 1).clamp_min(0)
         values = []
         for row, index in zip(rows, i, strict=True):
-            theta = (row - self._pick(self.steps.t, index)) / self._pick(self.steps.dt, index)
+            theta = (row - self.pick(self.steps.t, index)) / self.pick(self.steps.dt, index)
             values.append(self.retake(index).at(self.problem.spread(theta)))
         return torch.stack(values) if asked.ndim else values[0]

@@ -4,6 +4,7 @@ from invreg.operators.blur import Blur, ValidBlur, gaussian_kernel, motion_kerne
 from invreg.operators.compose import Stack
 from invreg.operators.downsample import Downsample
 from invreg.operators.fanbeam import FanBeam
+from invreg.operators.flow import Flow
 from invreg.operators.fourier import Fourier, MaskedFourier, centred_fft, centred_ifft
 from invreg.operators.gradient import Gradient, SymmetrizedGradient
 from invreg.operators.mask import Mask
@@ -17,6 +18,7 @@ __all__ = [
     "Blur",
     "Downsample",
     "FanBeam",
+    "Flow",
     "Fourier",
     "Gradient",
     "HadamardSensing",

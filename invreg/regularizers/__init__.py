@@ -4,6 +4,7 @@ from invreg.regularizers.compose import SumOfTerms
 from invreg.regularizers.denoising import RED, PlugAndPlay
 from invreg.regularizers.lowrank import LocallyLowRank, NuclearNorm
 from invreg.regularizers.norms import L1, Box, GroupL1, NonNegative, Tikhonov
+from invreg.regularizers.solver_heuristics import Exponential, Linear, LocalHeuristic, SolverError, SolverStiffness
 from invreg.regularizers.tgv import TotalGeneralizedVariation
 from invreg.regularizers.tv import TotalVariation
 from invreg.regularizers.wavelet import WaveletL1
@@ -12,11 +13,16 @@ __all__ = [
     "L1",
     "RED",
     "Box",
+    "Exponential",
     "GroupL1",
+    "Linear",
+    "LocalHeuristic",
     "LocallyLowRank",
     "NonNegative",
     "NuclearNorm",
     "PlugAndPlay",
+    "SolverError",
+    "SolverStiffness",
     "SumOfTerms",
     "Tikhonov",
     "TotalGeneralizedVariation",
