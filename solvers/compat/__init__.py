@@ -1,0 +1,5 @@
+"""The interfaces of other packages over our solvers: change one import line and keep the code."""
+
+from . import torchdiffeq
+
+__all__ = ["torchdiffeq"]
