@@ -10,7 +10,7 @@ from .record import Happening, Stats, Status, Steps
 from .reversible import Reversible, ReversibleHeun
 from .runge_kutta import RK4, Bosh3, Dopri5, Dopri8, Euler, Heun, Midpoint, Ralston, Tsit5, Vern7
 from .solution import Solution
-from .solve import odeint
+from .solve import odeint, step
 from .switch import AutoSwitch
 
 __all__ = [
@@ -46,4 +46,5 @@ __all__ = [
     "Tsit5",
     "Vern7",
     "odeint",
+    "step",
 ]

@@ -14,10 +14,10 @@ from .arguments import problem_of
 from .capture import Captured, first_slope
 from .compiled import integrate_compiled, obstacle
 from .controller import Controller, Fixed
-from .dynamics import State
+from .dynamics import Dynamics, State, structure_of
 from .event import Event
 from .first_step import first_step
-from .method import Method, real_dtype
+from .method import Method, Step, real_dtype
 from .per_sample import integrate_per_sample
 from .problem import InitialValueProblem
 from .record import Happening, Stats, Status
@@ -83,6 +83,44 @@ def odeint(
     if throw and not solution.success:
         raise RuntimeError(solution.report())
     return solution
+
+
+def step(
+    field: Callable[..., Any],
+    t: float | Tensor,
+    dt: float | Tensor,
+    y: Tensor,
+    *,
+    method: Method = Tsit5(),
+    slope: Tensor | None = None,
+    args: Sequence[Any] = (),
+) -> Step:
+    """Take one step by hand, with its error, stiffness and values between: a loop of your own around the methods.
+
+    Args:
+        field: as in `odeint`.
+        t, dt: start and signed length: numbers, or (B, 1, ..., 1) tensors that broadcast to y.
+        y: a state, or the `y` of the step before.
+        method: a method.
+        slope: field(t, y) where it is known, such as the `slope()` of the step before.
+        args: further arguments of the field.
+
+    Returns:
+        A `Step`: y at t + dt; slope(), error(), stiffness(samples) and at(theta) are computed when called. Gradients
+        reach y, t and what the field holds.
+
+    Raises:
+        TypeError, ValueError: y is no tensor, or the field does not fit it.
+    """
+    structure_of(y, batched=False)
+    if not isinstance(y, Tensor):
+        raise TypeError(f"y must be a tensor for single steps, got {type(y).__name__}")
+    dynamics = Dynamics(field, tuple(args), None, real_dtype(y))
+    time = torch.as_tensor(t, dtype=torch.float64, device=y.device)
+    if slope is None:
+        slope = dynamics.checked(time, method.lower(y))
+    length = dt.to(torch.float64) if isinstance(dt, Tensor) else float(dt)
+    return method.step(dynamics, time, length, y, slope)
 
 
 def solve(problem: InitialValueProblem, adjoint: Adjoint, compile: bool | Literal["auto"] = False) -> Solution:

@@ -46,7 +46,7 @@ def iterate(
         _require_scalars(terms)
         total = torch.stack([*terms.values()]).sum()
         if not bool(total.isfinite()):
-            shown = {name: float(term) for name, term in terms.items()}
+            shown = {name: float(term.detach()) for name, term in terms.items()}
             raise RuntimeError(f"the loss of step {number} must be finite, got {shown}; nothing was changed")
         optimizer.zero_grad()
         total.backward()

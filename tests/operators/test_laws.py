@@ -15,6 +15,7 @@ from invreg.operators import (
     Blur,
     Downsample,
     FanBeam,
+    Flow,
     Mask,
     MatrixSensing,
     ParallelBeam,
@@ -24,6 +25,7 @@ from invreg.operators import (
     hadamard_sensing,
 )
 from invreg.random import draw
+from invreg.solvers import Fixed
 from invreg.testing import adjoint_gap, batch_gap, linearity_gap, normal_gap, relative_gap, vjp_gap
 
 BATCH = 2
@@ -55,6 +57,10 @@ def seeded(*shape: int, dtype: torch.dtype, seed: int = 1) -> Tensor:
     """A fixed random tensor for a row's buffers, the same one in every precision."""
     wide = torch.complex128 if dtype.is_complex else torch.float64
     return draw(torch.empty(shape, dtype=wide), torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def pendulum(t: Tensor, y: Tensor) -> Tensor:
+    return torch.stack([y[..., 1], -y[..., 0].sin() - 0.1 * t * y[..., 1]], -1)
 
 
 ROWS: dict[str, Row] = {
@@ -144,6 +150,8 @@ ROWS: dict[str, Row] = {
     "PhaseRetrieval:complex": Row(
         lambda p: PhaseRetrieval(MatrixSensing(seeded(9, 6, dtype=p.to_complex()), (6,))), ("complex",)
     ),
+    "Flow": Row(lambda p: Flow(pendulum, [0.0, 0.5, 1.2], (2,), controller=Fixed(0.1))),
+    "Flow:complex": Row(lambda p: Flow(pendulum, [1.0, 0.3], (3, 2), controller=Fixed(0.1)), ("complex",)),
     "Stack": Row(lambda p: Stack(Blur(seeded(3, 3, dtype=p), (5, 6)), Mask(seeded(5, 6, dtype=p) > 0))),
     # --- analysis: gradient, wavelet
     "Gradient": Row(lambda p: operators.Gradient(2, voxel_size=(0.7, 1.3)), shape=(7, 6)),
