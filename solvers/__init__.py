@@ -4,16 +4,20 @@ from .adjoint import Adjoint, Checkpointed, Direct
 from .backsolve import Backsolve
 from .controller import PI, PID, Controller, Fixed, I
 from .event import Event
+from .implicit import ImplicitEuler, Kvaerno3, Kvaerno5, Trapezoid
 from .interpolating import Interpolating
+from .linear import GMRES, Dense
 from .method import Method, Step
 from .record import Happening, Stats, Status, Steps
 from .reversible import Reversible, ReversibleHeun
+from .rosenbrock import Rodas5P, Rosenbrock23
 from .runge_kutta import RK4, Bosh3, Dopri5, Dopri8, Euler, Heun, Midpoint, Ralston, Tsit5, Vern7
 from .solution import Solution
 from .solve import odeint, step
 from .switch import AutoSwitch
 
 __all__ = [
+    "GMRES",
     "PI",
     "PID",
     "RK4",
@@ -23,6 +27,7 @@ __all__ = [
     "Bosh3",
     "Checkpointed",
     "Controller",
+    "Dense",
     "Direct",
     "Dopri5",
     "Dopri8",
@@ -32,17 +37,23 @@ __all__ = [
     "Happening",
     "Heun",
     "I",
+    "ImplicitEuler",
     "Interpolating",
+    "Kvaerno3",
+    "Kvaerno5",
     "Method",
     "Midpoint",
     "Ralston",
     "Reversible",
     "ReversibleHeun",
+    "Rodas5P",
+    "Rosenbrock23",
     "Solution",
     "Stats",
     "Status",
     "Step",
     "Steps",
+    "Trapezoid",
     "Tsit5",
     "Vern7",
     "odeint",

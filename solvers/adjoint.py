@@ -62,7 +62,8 @@ class Direct(Adjoint):
 def _tape(problem: InitialValueProblem, run: Run) -> Run:
     """Take the steps of a run again, on the tape."""
     y, samples = problem.y0, torch.arange(problem.y0.shape[0], device=problem.y0.device)
-    states, columns = [], {name: [] for name in COLUMNS if getattr(run.steps, name) is not None}
+    states: list[Tensor] = []
+    columns: dict[str, list[Tensor]] = {name: [] for name in COLUMNS if getattr(run.steps, name) is not None}
     ys, hits = torch.cat([y[None], run.ys[1:], run.ys[:1]]), [torch.zeros_like(y) for _ in run.hits]
     with same_conditions(problem, autocast_of(y.device)):
         for i in range(len(run.steps)):
@@ -80,7 +81,7 @@ def _tape(problem: InitialValueProblem, run: Run) -> Run:
                 hits[h] = hits[h] if value is None else hits[h] + value
             states.append(y)
             y = piece.y
-    parts = {name: torch.stack(column) for name, column in columns.items()}
+    parts = {name: torch.stack(column) for name, column in columns.items() if column}
     steps = replace(run.steps, y=torch.stack(states), **parts) if states else run.steps
     return replace(run, steps=steps, ys=ys[:-1], at_hits=torch.stack(hits) if hits else run.at_hits)
 

@@ -83,7 +83,7 @@ def problem_of(
     )
 
 
-def _methods(method: Method | AutoSwitch) -> tuple[Method, ...]:
+def _methods(method: object) -> tuple[Method, ...]:
     if isinstance(method, AutoSwitch):
         return (method.nonstiff, method.stiff)
     if isinstance(method, Method):
@@ -95,8 +95,8 @@ def _methods(method: Method | AutoSwitch) -> tuple[Method, ...]:
     )
 
 
-def _all_methods() -> list[type]:
-    found, pending = [], [Method]
+def _all_methods() -> list[type[Method]]:
+    found, pending = list[type[Method]](), [Method]
     while pending:
         pending.extend(pending.pop().__subclasses__())
         found.extend(pending[-1:])
@@ -145,7 +145,7 @@ def _tolerance(name: str, value: float | Tensor, y: Tensor) -> float | Tensor:
     if isinstance(value, Tensor):
         value = value.to(y.device, real_dtype(y))
         try:
-            torch.broadcast_shapes(value.shape, y.shape)
+            torch.broadcast_shapes(value.shape, y.shape)  # type: ignore[no-untyped-call]
         except RuntimeError:
             raise ValueError(f"{name} must broadcast to y, {tuple(y.shape)}, got {tuple(value.shape)}") from None
         if not bool((value > 0).all() if name == "rtol" else (value >= 0).all()):

@@ -37,6 +37,10 @@ class _Watch(TorchFunctionMode):
             self._made[id(one)] = one  # held, so that its id is not used again
         return out
 
+    def leaves(self) -> list[Tensor]:
+        """The leaves that were made within, as by fields that differentiate."""
+        return [one for one in self._made.values() if one.requires_grad and one.grad_fn is None]
+
 
 def _tensors(tree: Any) -> Iterator[Tensor]:
     if isinstance(tree, Tensor):
@@ -96,7 +100,7 @@ def first_slope(dynamics: Dynamics, t: Tensor, y: Tensor) -> tuple[Tensor, Captu
     found = {id(one): one for one in (*watch.found.values(), *held, *passed)}
     tensors = tuple(found.values())
     leaves = _leaves(tensors)
-    require_known(slope, tensors if leaves is None else leaves)
+    require_known(slope, (state, *watch.leaves(), *(tensors if leaves is None else leaves)))
     return slope.detach(), Captured(tensors) if leaves is None else Captured(leaves, shared=True)
 
 

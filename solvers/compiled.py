@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
 from .dynamics import Dynamics, Structure
-from .masked import Control, Limits, Rules, Trial, attempt, limits_of, rules_of, start_of
+from .masked import Control, Limits, Rules, Trial, attempt, limits_of, rules_of, start_of, trial_of
 from .method import real_dtype
 from .per_sample import Outputs, Rows, finish, no_steps
 from .problem import InitialValueProblem, spread
@@ -91,20 +91,21 @@ def program_of(rules: Rules, structure: Structure | None, time_dtype: torch.dtyp
             return k + 1, *(one.clone() for one in after), *rows
 
         start = torch.zeros((), dtype=torch.int64, device=now.t.device)
-        count, *carried = torch.while_loop(goes_on, trial, (start, *now, *columns))
+        count, *carried = torch.while_loop(goes_on, trial, (start, *now, *columns))  # type: ignore[no-untyped-call]
         return Control(*carried[:9]), tree_unflatten(carried[9:], spec), count
 
     def unroll(
         field: Callable[..., Any], args: Sequence[Any], limits: Limits, now: Control, record: Block
     ) -> tuple[Control, Block, Tensor]:
         dynamics = Dynamics(field, tuple(args), structure, time_dtype).evaluate
-        rows = []
+        rows, states = [], []
         for _ in range(UNROLLED):
             after, row, _ = attempt(dynamics, rules, limits, now)
-            rows.append((*row, now.y))
+            rows.append(row)
+            states.append(now.y)
             now = after
-        *trial, y = (None if column[0] is None else torch.stack(column) for column in zip(*rows, strict=True))
-        return now, Block(Trial(*trial), y), torch.full((), UNROLLED, device=now.t.device)
+        trial = trial_of(None if column[0] is None else torch.stack(column) for column in zip(*rows, strict=True))
+        return now, Block(trial, torch.stack(states)), torch.full((), UNROLLED, device=now.t.device)
 
     if unrolled:
         return torch.compile(unroll, fullgraph=True, mode="reduce-overhead")
@@ -151,7 +152,7 @@ def integrate_compiled(problem: InitialValueProblem, slope: Tensor, dt: Tensor) 
     one = problem.over(y0=problem.y0[None], ts=problem.ts[:, None], samples=True) if single else problem
     outputs, rows, blocks = Outputs(one), Rows(), list[Block]()
     rows.first.append(outputs.pointer[None])
-    going = problem.ts.shape[0] > 1
+    going = problem.ts.shape[0] > 1 and len(one.y0) > 0
     with torch.no_grad(), torch._dynamo.config.patch(recompile_limit=PROGRAMS, accumulated_recompile_limit=1024):
         while going:
             room = _room(problem, now)
@@ -169,7 +170,7 @@ def integrate_compiled(problem: InitialValueProblem, slope: Tensor, dt: Tensor) 
         run = no_steps(outputs, now)
     else:
         columns = zip(*(block.trial for block in blocks), strict=True)
-        trials = Trial(*(None if column[0] is None else torch.cat(column) for column in columns))
+        trials = trial_of(None if column[0] is None else torch.cat(column) for column in columns)
         run = finish(rows, trials, torch.cat([block.y for block in blocks]), outputs, now, whole=False)
     return _joint(run) if single else run
 
@@ -225,7 +226,7 @@ def _write(
     going, taken, *counts = torch.cat([running.reshape(1).long(), count.reshape(1), rounds]).tolist()
     rows.first.append(pointers[1 : taken + 1])
     for k in [k for k in range(taken) if counts[k]]:
-        here = Trial(*(None if column is None else column[k] for column in trial))
+        here = trial_of(None if column is None else column[k] for column in trial)
         after = block.y[k + 1] if k + 1 < taken else now.y.reshape(block.y.shape[1:])
         outputs.write(here, _Values(one, single, here, block.y[k], after), pointers[k + 1], counts[k])
     outputs.pointer = pointers[taken]

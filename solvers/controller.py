@@ -20,13 +20,15 @@ EARLIER_FLOOR = 1e-4  # of the ratios of earlier steps, as DOPRI5 and OrdinaryDi
 
 def rms(x: Tensor) -> Tensor:
     """Root mean square over all entries, (); its gradient at 0 is 0."""
-    return torch.linalg.vector_norm(x, dtype=_wide(x)) / math.sqrt(max(x.numel(), 1))
+    norm: Tensor = torch.linalg.vector_norm(x, dtype=_wide(x))
+    return norm / math.sqrt(max(x.numel(), 1))
 
 
 def rms_per_sample(x: Tensor) -> Tensor:
     """Root mean square over all axes but the first, (B,)."""
-    flat = x.reshape(x.shape[0], -1)
-    return torch.linalg.vector_norm(flat, dim=1, dtype=_wide(x)) / math.sqrt(max(flat.shape[1], 1))
+    flat = x.reshape(x.shape[0], math.prod(x.shape[1:]))
+    norm: Tensor = torch.linalg.vector_norm(flat, dim=1, dtype=_wide(x))
+    return norm / math.sqrt(max(flat.shape[1], 1))
 
 
 def _wide(x: Tensor) -> torch.dtype | None:
@@ -98,7 +100,7 @@ class Adaptive(ABC):
     def growth(self, ratio: Number, earlier: tuple[Number, Number], order: int) -> Number:
         """The factor for the length of the next step after an accepted one; `order` is k."""
         b1, b2, b3 = self.gains
-        factor = self.safety * _clamp(ratio, FLOOR, math.inf) ** (-b1 / order)
+        factor: Number = self.safety * _clamp(ratio, FLOOR, math.inf) ** (-b1 / order)
         if b2:
             factor = factor * _clamp(earlier[0], EARLIER_FLOOR, math.inf) ** (b2 / order)
         if b3:
@@ -109,7 +111,7 @@ class Adaptive(ABC):
         """The factor after a rejected step; the least where the ratio is not finite."""
         if not isinstance(ratio, Tensor) and not math.isfinite(ratio):
             return self.min_factor
-        factor = _clamp(self.safety * ratio ** (-1 / order), self.min_factor, 1.0)
+        factor: Number = _clamp(self.safety * ratio ** (-1 / order), self.min_factor, 1.0)
         return torch.where(ratio.isfinite(), factor, self.min_factor) if isinstance(ratio, Tensor) else factor
 
 

@@ -32,7 +32,7 @@ class Structure:
         sizes = [torch.Size(shape).numel() for shape in self.shapes]
         leaves = tuple(
             _as_dtype(part.reshape((*flat.shape[:-1], *shape)), dtype)
-            for part, shape, dtype in zip(flat.split(sizes, dim=-1), self.shapes, self.dtypes, strict=True)
+            for part, shape, dtype in zip(torch.split(flat, sizes, dim=-1), self.shapes, self.dtypes, strict=True)
         )
         return leaves if self.keys is None else dict(zip(self.keys, leaves, strict=True))
 
@@ -107,6 +107,8 @@ class Dynamics:
         self.structure = structure
         self.time_dtype = time_dtype
         self.calls = 0
+        self.jacobians = 0  # counted by the stiff methods
+        self.solves = 0
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         self.calls += 1

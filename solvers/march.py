@@ -60,7 +60,7 @@ class March:
         grid = times[1:] if isinstance(self.controller, Fixed) and self.controller.step is None else []
         self._stops = iter(sorted({*problem.stops, *grid} - {self.end}, key=lambda t: t * self.sign))
         self._stop = next(self._stops, self.end)
-        self._slope: Callable[[], Tensor] | None = lambda: slope
+        self._slope: Callable[[], Tensor] | None = None if stochastic else lambda: slope
         self._dt = dt
         self._stochastic = stochastic
         origin = problem.ts[0]

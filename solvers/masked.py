@@ -6,6 +6,7 @@ was rejected, is left as it was.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -66,6 +67,11 @@ class Trial(NamedTuple):
     ratio: Tensor | None
     error: Tensor | None
     stiffness: Tensor | None
+
+
+def trial_of(columns: Iterable[Tensor | None]) -> Trial:
+    """A trial from its parts in order."""
+    return Trial(*columns)  # type: ignore[arg-type]
 
 
 def rules_of(problem: InitialValueProblem, stochastic: bool) -> Rules:
@@ -149,9 +155,9 @@ def _length(rules: Rules, limits: Limits, now: Control, running: Tensor) -> tupl
     target = limits.end
     if limits.stops.shape[0]:
         ahead = (limits.stops.reshape(limits.stops.shape[0], -1) - now.t) * limits.sign
-        near = torch.where(ahead > 0, ahead, torch.inf).min(dim=0)
-        stop = limits.stops.reshape(limits.stops.shape[0], -1).expand_as(ahead).gather(0, near.indices[None])[0]
-        near, stop = near.values.reshape(left.shape), stop.reshape(left.shape)
+        distance, number = torch.where(ahead > 0, ahead, torch.inf).min(dim=0)
+        stop = limits.stops.reshape(limits.stops.shape[0], -1).expand_as(ahead).gather(0, number[None])[0]
+        near, stop = distance.reshape(left.shape), stop.reshape(left.shape)
         target, left = torch.where(near < left, stop, target), torch.minimum(near, left)
     if isinstance(rules.controller, Adaptive):
         h = now.dt.clamp(rules.controller.min_step, rules.controller.max_step)
@@ -179,7 +185,7 @@ def _status(limits: Limits, now: Control, t: Tensor, attempts: Tensor, failures:
     """The status after a trial."""
     status = torch.where(attempts >= limits.max_steps, int(Status.MAX_STEPS), int(Status.RUNNING))
     status = torch.where(failures > PATIENCE, int(Status.NONFINITE), status)
-    lost = torch.where(failures > 0, int(Status.NONFINITE), int(Status.UNDERFLOW))
+    lost = torch.where(now.failures > 0, int(Status.NONFINITE), int(Status.UNDERFLOW))
     status = torch.where(stuck, lost, status)
     status = torch.where((t - limits.end) * limits.sign >= 0, int(Status.SUCCESS), status)
     return torch.where(now.status == int(Status.RUNNING), status, now.status)

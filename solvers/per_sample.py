@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .march import random_states, read
-from .masked import Control, Limits, Trial, attempt, limits_of, rules_of, start_of
+from .masked import Control, Limits, Trial, attempt, limits_of, rules_of, start_of, trial_of
 from .method import Step
 from .problem import InitialValueProblem, spread
 from .record import Status, Steps
@@ -43,7 +43,7 @@ def integrate_per_sample(problem: InitialValueProblem, slope: Tensor, dt: Tensor
     outputs, crossings = Outputs(problem), Crossings(problem, now)
     rows.first.append(outputs.pointer[None])
     with torch.no_grad():
-        going = problem.ts.shape[0] > 1
+        going = problem.ts.shape[0] > 1 and len(now.t) > 0
         while going:
             if stochastic:
                 rows.random.append(random_states(now.y.device))
@@ -65,7 +65,7 @@ def integrate_per_sample(problem: InitialValueProblem, slope: Tensor, dt: Tensor
     if not rows.trials:
         return no_steps(outputs, now)
     columns = [None if column[0] is None else torch.stack(column) for column in zip(*rows.trials, strict=True)]
-    return finish(rows, Trial(*columns), torch.stack(rows.y), outputs, now, whole=stochastic)
+    return finish(rows, trial_of(columns), torch.stack(rows.y), outputs, now, whole=stochastic)
 
 
 class Values(Protocol):
@@ -200,15 +200,19 @@ def finish(rows: Rows, trials: Trial, y: Tensor, outputs: Outputs, now: Control,
         mask=kept,
         method=torch.zeros(count, dtype=torch.int64),
     )
-    bad = ~now.y.reshape(batch, -1).isfinite().all(1) & (now.status == int(Status.SUCCESS))
+    bad = ~_finite(now.y) & (now.status == int(Status.SUCCESS))  # steps of fixed length go on through NaN
+    reached = now.t
+    if bool(bad.any()):  # it reached the start of its last step from a finite state
+        sound = (_finite(steps.y.flatten(0, 1)).reshape(kept.shape) & kept).cumprod(0).sum(0)
+        reached = torch.where(bad, steps.t.gather(0, (sound - 1).clamp_min(0)[None])[0], reached)
     number = mask.cumsum(0) - 1  # of a trial among the accepted ones of its sample
     return Run(
         steps=steps,
         ys=outputs.ys[:-1],
         at_hits=torch.stack(rows.at_hits) if rows.at_hits else now.y.new_empty((0, *now.y.shape)),
         last=now.y,
-        status=torch.where(bad, int(Status.NONFINITE), now.status),  # steps of fixed length go on through NaN
-        reached=now.t,
+        status=torch.where(bad, int(Status.NONFINITE), now.status),
+        reached=reached,
         accepted=mask.sum(0),
         rejected=now.attempts - mask.sum(0),
         first=firsts,
@@ -219,6 +223,11 @@ def finish(rows: Rows, trials: Trial, y: Tensor, outputs: Outputs, now: Control,
         ),
         random=tuple(rows.random),
     )
+
+
+def _finite(y: Tensor) -> Tensor:
+    """Whether all entries of a sample are finite, (B,)."""
+    return y.reshape(len(y), -1).isfinite().all(1)
 
 
 def no_steps(outputs: Outputs, now: Control) -> Run:

@@ -91,16 +91,14 @@ class InitialValueProblem:
             TypeError, ValueError: the condition gives no real number, or not one for each sample.
         """
         value = event.condition(self.moment(t).to(self.dynamics.time_dtype), self.solution(y), *self.dynamics.args)
-        wanted = self.y0.shape[:1] if self.samples else ()
+        batch = len(self.y0) if self.samples else 1
         if not isinstance(value, Tensor) or value.is_complex():
             got = value.dtype if isinstance(value, Tensor) else type(value).__name__
             raise TypeError(f"condition of an Event must give a real tensor, got {got}")
-        if value.numel() != max(wanted.numel() if self.samples else 1, 1) or (
-            self.samples and value.shape[0] != wanted[0]
-        ):
-            shape = f"({wanted[0]},), one value for each sample" if self.samples else "()"
+        if value.numel() != batch:
+            shape = f"({batch},), one value for each sample" if self.samples else "()"
             raise ValueError(f"condition of an Event must give a tensor of shape {shape}, got {tuple(value.shape)}")
-        return value.reshape(wanted)
+        return value.reshape((batch,) if self.samples else ())
 
     def solution(self, y: Tensor) -> Any:
         """A state of the method as the user knows it."""

@@ -101,10 +101,10 @@ def outputs_in(problem: InitialValueProblem, run: Run, i: int, step: Step) -> Te
         t, dt = float(run.steps.t[i, 0]), float(run.steps.dt[i, 0])
         return torch.stack(values_at(problem, step, t, dt, inside))
     ts = problem.ts if problem.ts.ndim > 1 else problem.ts[:, None].expand(-1, step.y.shape[0])
-    t = ts[0] - ts[0].detach() + run.steps.t[i]
+    start = ts[0] - ts[0].detach() + run.steps.t[i]
     values = []
     for k in range(run.rounds[i]):
-        theta, _ = fraction(ts, t, run.steps.dt[i], run.first[i] + k, run.first[i + 1])
+        theta, _ = fraction(ts, start, run.steps.dt[i], run.first[i] + k, run.first[i + 1])
         values.append(step.at(problem.spread(theta)))
     return torch.stack(values)
 
@@ -153,7 +153,7 @@ def gradient_of_hits(problem: InitialValueProblem, run: Run, i: int, gradient: T
 
 def _here(hit: Hit, i: int) -> Tensor:
     """The samples to which an event happened in their i-th step."""
-    return (hit.step == i) & hit.mask  # type: ignore[return-value, operator]
+    return (hit.step == i) & hit.mask  # type: ignore[operator]
 
 
 @contextlib.contextmanager
@@ -167,9 +167,8 @@ def same_conditions(problem: InitialValueProblem, autocast: tuple[bool, torch.dt
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.autocast(device.type, dtype=dtype, enabled=enabled):
         yield
-    with torch.no_grad():
-        for buffer, value in zip(buffers, before, strict=True):
-            buffer.copy_(value)
+    for buffer, value in zip(buffers, before, strict=True):
+        buffer.data.copy_(value)  # a tape may hold the buffer, whose version must stay
 
 
 def autocast_of(device: torch.device) -> tuple[bool, torch.dtype]:

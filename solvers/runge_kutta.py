@@ -131,10 +131,11 @@ class RungeKuttaStep(Step):
         pairs = [(_polynomial(row, theta), k) for row, k in zip(self.method.table.dense, slopes, strict=True) if row]
         if not isinstance(theta, Tensor):
             return advance(self.start, self.h, [float(weight) for weight, _ in pairs], [k for _, k in pairs])
-        total = pairs[0][0].to(pairs[0][1].dtype) * pairs[0][1]  # type: ignore[union-attr]
-        for weight, k in pairs[1:]:
-            total = torch.addcmul(total, weight.to(k.dtype), k)
-        return self.start + total * self.h
+        total: Tensor | None = None
+        for weight, k in pairs:
+            term = torch.as_tensor(weight).to(k.dtype)
+            total = term * k if total is None else torch.addcmul(total, term, k)
+        return self.start if total is None else self.start + total * self.h
 
     def _extra_slopes(self) -> list[Tensor]:
         table = self.method.table

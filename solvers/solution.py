@@ -120,7 +120,7 @@ class Solution:
             return self.problem.y0
         starts = self.steps.t[:, 0]
         sign = 1.0 if float(self.steps.dt[0, 0]) > 0 else -1.0
-        i = int(torch.searchsorted(starts * sign, float(t) * sign, right=True).clamp(1, len(starts))) - 1
+        i = int(torch.searchsorted(starts * sign, float(t.detach()) * sign, right=True).clamp(1, len(starts))) - 1
         theta = (t - float(starts[i])) / float(self.steps.dt[i, 0])
         step = self.retake(i)
         return step.at(theta if t.requires_grad else float(theta))

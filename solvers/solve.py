@@ -186,14 +186,21 @@ def _solution(problem: InitialValueProblem, run: Run, base: int) -> Solution:
     calls = problem.dynamics.calls
     attempts = run.accepted + run.rejected
     # of the evaluations of a batch, a sample needs those of its own steps
-    trials = max(int(attempts.max()), 1)
+    trials = max([1, *attempts.tolist()])
     nfe = base + ((calls - base) * attempts) // trials
     return Solution(
         ts=problem.ts,
         ys=problem.solution(run.ys),
         status=tuple(Status(one) for one in run.status.tolist()),
         reached=run.reached,
-        stats=Stats(nfe.cpu(), run.accepted.cpu(), run.rejected.cpu(), calls),
+        stats=Stats(
+            nfe.cpu(),
+            run.accepted.cpu(),
+            run.rejected.cpu(),
+            calls,
+            problem.dynamics.jacobians,
+            problem.dynamics.solves,
+        ),
         steps=run.steps,
         events=tuple(_happening(problem, run, i) for i in range(len(problem.events))),
         problem=problem,
@@ -222,17 +229,20 @@ def _at_event(problem: InitialValueProblem, hit: Hit, run: Run, k: int) -> tuple
         t = zero + float(run.steps.t[hit.step, 0]) + hit.theta * float(run.steps.dt[hit.step, 0])
         mask = torch.ones_like(t, dtype=torch.bool)
     y = torch.where(problem.spread(mask), run.at_hits[k], torch.nan)
-    if not (torch.is_grad_enabled() and (y.requires_grad or t.requires_grad)):
+    if not torch.is_grad_enabled():
         return t, y, mask
     event, method = problem.events[hit.event], problem.method
     safe_t, safe_y = torch.where(mask, t, problem.ts.detach()[0]), torch.where(problem.spread(mask), y, problem.y0)
+    gap = problem.condition(event, safe_t, safe_y)
+    if not (y.requires_grad or t.requires_grad or gap.requires_grad):
+        return t, y, mask
     low = method.lower(safe_y)
     slope = problem.dynamics.evaluate(problem.moment(safe_t), low).detach()
     moment = safe_t.detach().requires_grad_()
     ahead = problem.moment(moment - moment.detach()).to(real_dtype(slope))
     value = problem.condition(event, moment, method.lift(low.detach() + slope * ahead))
     (rate,) = torch.autograd.grad(value.sum(), moment)
-    shift = problem.condition(event, safe_t, safe_y).double() / torch.where(mask, -rate, 1.0)
+    shift = gap.double() / torch.where(mask, -rate, 1.0)
     shift = torch.where(mask, shift - shift.detach(), 0.0)
     moved = method.lower(y) + slope * problem.moment(shift).to(real_dtype(slope))
     return t + shift, method.lift(moved), mask

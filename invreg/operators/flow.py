@@ -23,9 +23,11 @@ class Flow(Operator):
         signal_shape: of a state.
         method, controller, rtol, atol, per_sample, adjoint: as in `invreg.solvers.odeint`. The default tolerances are
             finer than there, so that the misfit is smooth in x0 on the scale of its gradient.
+        throw: whether a solve that does not arrive raises; else its trajectory is NaN from there on, so that an
+            algorithm that searches for its step can step back. With `per_sample` only for the samples concerned.
 
     Raises:
-        ValueError: fewer than two times; on call RuntimeError where the solver does not arrive.
+        ValueError: fewer than two times; on call RuntimeError where the solver does not arrive and `throw` is set.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Flow(Operator):
         atol: float = 1e-8,
         per_sample: bool = False,
         adjoint: Adjoint = Checkpointed(),
+        throw: bool = True,
     ) -> None:
         times = torch.as_tensor(ts, dtype=torch.float64)
         if times.ndim != 1 or times.shape[0] < 2:
@@ -48,7 +51,7 @@ class Flow(Operator):
         self.field = field
         self.times = times.tolist()  # not a buffer: their precision is not that of the operator
         self.method, self.controller, self.rtol, self.atol = method, controller, rtol, atol
-        self.per_sample, self.adjoint = per_sample, adjoint
+        self.per_sample, self.adjoint, self.throw = per_sample, adjoint, throw
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_signal(x)
@@ -62,5 +65,6 @@ class Flow(Operator):
             rtol=self.rtol,
             atol=self.atol,
             adjoint=self.adjoint,
+            throw=self.throw,
         )
         return solution.ys[1:].movedim(0, 1)

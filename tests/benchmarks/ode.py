@@ -14,9 +14,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from invreg.solvers import Adjoint, Checkpointed, Direct, Dopri5, Fixed, Heun, Solution, odeint
 from timing import Job, Row, machine, missing, peer, race, table, use_threads
 from torch import Tensor, nn
+
+from invreg.solvers import Adjoint, Checkpointed, Direct, Dopri5, Fixed, Heun, Solution, odeint
 
 TOLERANCE = 1e-6
 NETWORK_TOLERANCE = 1e-5

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from invreg.solvers import PI, RK4, Checkpointed, Direct, Event, Fixed, Tsit5, odeint
 from invreg.solvers.adjoint import Adjoint
 from invreg.solvers.backsolve import Backsolve
-from torch import Tensor, nn
 
 REFERENCE = 1e-10  # tolerance of the solve that is differentiated directly
 

@@ -2,11 +2,12 @@ import functools
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from invreg.solvers import Checkpointed, Direct, Event, Tsit5, Vern7, odeint
 from invreg.solvers.adjoint import Adjoint
 from invreg.solvers.backsolve import Backsolve
 from invreg.solvers.interpolating import Interpolating
-from torch import Tensor, nn
 
 REFERENCE = 1e-10
 

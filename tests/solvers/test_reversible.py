@@ -3,10 +3,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from invreg.solvers import Checkpointed, Direct, Fixed, Tsit5, odeint
 from invreg.solvers.adjoint import Adjoint
 from invreg.solvers.reversible import Reversible, ReversibleHeun
-from torch import Tensor, nn
 
 F64 = torch.float64
 

@@ -4,6 +4,7 @@ from math import fsum, prod
 
 import numpy as np
 import pytest
+
 from invreg.solvers.tableau import (
     BOSH3,
     DOPRI5,

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from invreg.solvers.compat.adams import bashforth, moulton
 from invreg.solvers.compat.torchdiffeq import odeint
 

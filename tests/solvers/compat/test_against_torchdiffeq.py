@@ -6,8 +6,9 @@ import warnings
 
 import pytest
 import torch
-from invreg.solvers.compat import torchdiffeq as ours
 from torch import Tensor, nn
+
+from invreg.solvers.compat import torchdiffeq as ours
 
 theirs = pytest.importorskip("torchdiffeq")
 

@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
-from invreg.solvers.compat.torchdiffeq import odeint, odeint_adjoint, odeint_dense, odeint_event
 from torch import nn
+
+from invreg.solvers.compat.torchdiffeq import odeint, odeint_adjoint, odeint_dense, odeint_event
 
 F64 = torch.float64
 

@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
-from invreg.solvers.compat.torchdiffeq import odeint, odeint_adjoint
 from torch import nn
+
+from invreg.solvers.compat.torchdiffeq import odeint, odeint_adjoint
 
 F64 = torch.float64
 
