@@ -149,7 +149,7 @@ def _tolerance(name: str, value: float | Tensor, y: Tensor) -> float | Tensor:
         except RuntimeError:
             raise ValueError(f"{name} must broadcast to y, {tuple(y.shape)}, got {tuple(value.shape)}") from None
         if not bool((value > 0).all() if name == "rtol" else (value >= 0).all()):
-            raise ValueError(f"{name} must be > 0 everywhere")
+            raise ValueError(f"{name} must be {'>' if name == 'rtol' else '>='} 0 everywhere")
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}")
@@ -167,6 +167,9 @@ def _tolerance(name: str, value: float | Tensor, y: Tensor) -> float | Tensor:
 
 def _forced(stops: Sequence[float], jumps: Sequence[float], ts: Tensor, time_dtype: torch.dtype) -> dict[float, float]:
     """Times at which a step must end -> the time at which the next begins: beyond a jump, in the field's clock."""
+    for name, times in (("stops", stops), ("jumps", jumps)):
+        if not all(math.isfinite(t) for t in times):
+            raise ValueError(f"{name} must be finite, got {list(times)}")
     forced = {float(t): float(t) for t in stops}
     ends = ts[[0, -1]].detach().cpu().reshape(2, -1)
     forward = bool(ends[1, 0] > ends[0, 0])

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
+from torch.utils._pytree import tree_map_only
 
 from .dynamics import Dynamics, Structure
 from .masked import Control, Limits, Rules, Trial, attempt, limits_of, rules_of, start_of, trial_of
-from .method import real_dtype
+from .method import Step, real_dtype
 from .per_sample import Outputs, Rows, finish, no_steps
 from .problem import InitialValueProblem, spread
 from .record import Status
@@ -75,7 +75,7 @@ def program_of(rules: Rules, structure: Structure | None, time_dtype: torch.dtyp
         field: Callable[..., Any], args: Sequence[Any], limits: Limits, now: Control, record: Block
     ) -> tuple[Control, Block, Tensor]:
         dynamics = Dynamics(field, tuple(args), structure, time_dtype).evaluate
-        columns, spec = tree_flatten(record)
+        columns = _columns(record)
 
         def goes_on(k: Tensor, *carried: Tensor) -> Tensor:
             return (k < len(carried[-1])) & (carried[8] == int(Status.RUNNING)).any()
@@ -83,7 +83,7 @@ def program_of(rules: Rules, structure: Structure | None, time_dtype: torch.dtyp
         def trial(k: Tensor, *carried: Tensor) -> tuple[Tensor, ...]:
             before = Control(*carried[:9])
             after, row, _ = attempt(dynamics, rules, limits, before)
-            values = tree_flatten(Block(row, before.y))[0]
+            values = _columns(Block(row, before.y))
             rows = [
                 torch.index_put(column, (k,), value.to(column.dtype))
                 for column, value in zip(carried[9:], values, strict=True)
@@ -92,7 +92,7 @@ def program_of(rules: Rules, structure: Structure | None, time_dtype: torch.dtyp
 
         start = torch.zeros((), dtype=torch.int64, device=now.t.device)
         count, *carried = torch.while_loop(goes_on, trial, (start, *now, *columns))  # type: ignore[no-untyped-call]
-        return Control(*carried[:9]), tree_unflatten(carried[9:], spec), count
+        return Control(*carried[:9]), _block_of(carried[9:], record), count
 
     def unroll(
         field: Callable[..., Any], args: Sequence[Any], limits: Limits, now: Control, record: Block
@@ -111,6 +111,18 @@ def program_of(rules: Rules, structure: Structure | None, time_dtype: torch.dtyp
         return torch.compile(unroll, fullgraph=True, mode="reduce-overhead")
     # without the wrapper in C++ Python starts every kernel, which for small states takes longer than the kernel
     return torch.compile(loop, fullgraph=True, options={"cpp_wrapper": True})
+
+
+def _columns(block: Block) -> list[Tensor]:
+    """The tensors of a block, without what its method does not estimate."""
+    return [one for one in (*block.trial, block.y) if one is not None]
+
+
+def _block_of(columns: Sequence[Tensor], like: Block) -> Block:
+    """The inverse of `_columns`."""
+    rest = iter(columns)
+    trial = trial_of([None if one is None else next(rest) for one in like.trial])
+    return Block(trial, next(rest))
 
 
 def _room(problem: InitialValueProblem, now: Control) -> Block:
@@ -182,9 +194,9 @@ def _let_vary(problem: InitialValueProblem, limits: Limits, now: Control, room: 
     controls = (*now[:2], *now[4:], limits.end, limits.sign) if problem.samples else ()
     for one in (now.y, now.slope, *controls):
         torch._dynamo.maybe_mark_dynamic(one, 0)
-    for column in tree_leaves(room):
+    for column in _columns(room):
         torch._dynamo.maybe_mark_dynamic(column, 0)
-    for column in tree_leaves(room) if problem.samples else [room.y]:
+    for column in _columns(room) if problem.samples else [room.y]:
         torch._dynamo.maybe_mark_dynamic(column, 1)
 
 
@@ -238,11 +250,15 @@ class _Values:
 
     def __init__(self, one: InitialValueProblem, single: bool, trial: Trial, y0: Tensor, y: Tensor) -> None:
         self.one, self.single, self.trial, self.start, self.y = one, single, trial, y0, y
+        self._step: Step | None = None
 
     def at(self, theta: Tensor) -> Tensor:
         if not self.one.ts.shape[0] > 2 or self.one.grid:
             return self.y
-        t, dt, dynamics = self.trial.t, self.trial.dt, self.one.dynamics
-        if self.single:
-            return self.one.method.step(dynamics, t[0], dt[0], self.start[0]).at(theta.reshape(()))[None]
-        return self.one.method.step(dynamics, spread(t, self.y), spread(dt, self.y), self.start).at(theta)
+        if self._step is None:
+            t, dt, method, dynamics = self.trial.t, self.trial.dt, self.one.method, self.one.dynamics
+            if self.single:
+                self._step = method.step(dynamics, t[0], dt[0], self.start[0])
+            else:
+                self._step = method.step(dynamics, spread(t, self.y), spread(dt, self.y), self.start)
+        return self._step.at(theta.reshape(()))[None] if self.single else self._step.at(theta)

@@ -63,7 +63,8 @@ def structure_of(y0: State, batched: bool) -> Structure | None:
         _require_inexact(f"y0[{name!r}]", leaf)
     if len({leaf.device for leaf in leaves}) > 1:
         raise ValueError(f"y0 must lie on one device, got {sorted({str(leaf.device) for leaf in leaves})}")
-    if batched and len({leaf.shape[0] if leaf.ndim else None for leaf in leaves}) > 1:
+    sizes = {leaf.shape[0] if leaf.ndim else None for leaf in leaves}
+    if batched and (len(sizes) > 1 or None in sizes):
         shapes = [tuple(leaf.shape) for leaf in leaves]
         raise ValueError(f"y0 must have one batch size, axis 0, for per_sample steps, got shapes {shapes}")
     start = 1 if batched else 0

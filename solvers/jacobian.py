@@ -106,8 +106,8 @@ class Linearized:
 def count(dynamics: Field, jacobians: int = 0, solves: int = 0) -> None:
     """Add to the counts that `Dynamics` keep; replays do not count."""
     if isinstance(dynamics, Dynamics):
-        for name, more in (("jacobians", jacobians), ("solves", solves)):
-            setattr(dynamics, name, getattr(dynamics, name, 0) + more)
+        dynamics.jacobians += jacobians
+        dynamics.solves += solves
 
 
 def uncounted(dynamics: Field) -> Field:

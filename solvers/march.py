@@ -137,13 +137,16 @@ class March:
             return True
         self.rejected += 1
         self._failures = 0 if math.isfinite(ratio) else self._failures + 1
-        self._dt = h * self.controller.shrinkage(ratio, self.problem.order)
+        self._dt = h * self.controller.shrinkage(ratio, self._order())
         return False
+
+    def _order(self) -> int:
+        return self.problem.order_of(self.problem.methods[self._which])
 
     def _plan(self, values: list[float], h: float, end: float) -> None:
         """Length and method of what follows an accepted step."""
         assert isinstance(self.controller, Adaptive)
-        grown = h * self.controller.growth(values[0], self._earlier, self.problem.order)
+        grown = h * self.controller.growth(values[0], self._earlier, self._order())
         # a stop cuts a step short, which says nothing of the steps beyond it
         self._dt = max(grown, self._dt) if end == self._stop else grown
         self._earlier, self._failures = (values[0], self._earlier[0]), 0

@@ -13,12 +13,14 @@ Backward = Callable[..., tuple[Tensor | None, ...]]
 
 
 class _Once(torch.autograd.Function):
+    """A gradient, tied to all that it depends on."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, *origins: Tensor) -> Tensor:
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+    def backward(ctx: Any, *gradients: Tensor) -> None:
         raise RuntimeError("this adjoint gives first derivatives only: for second ones use adjoint=Direct()")
 
 
@@ -31,6 +33,12 @@ def once(backward: Backward) -> Backward:
             found = backward(ctx, *(None if one is None else one.detach() for one in gradients))
         if not torch.is_grad_enabled():
             return found
-        return tuple(None if one is None else _Once.apply(one.detach().requires_grad_()) for one in found)  # type: ignore[no-untyped-call]
+        origins = [one for one in (*ctx.saved_tensors, *gradients) if one is not None and one.requires_grad]
+        return tuple(None if one is None else _tied(one, origins) for one in found)
 
     return guarded
+
+
+def _tied(gradient: Tensor, origins: list[Tensor]) -> Tensor:
+    tied: Tensor = _Once.apply(gradient if origins else gradient.requires_grad_(), *origins)  # type: ignore[no-untyped-call]
+    return tied

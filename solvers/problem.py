@@ -49,8 +49,12 @@ class InitialValueProblem:
 
     @property
     def order(self) -> int:
-        """One more than the order of the error estimate: the exponent of the controllers."""
-        return min(self.method.order, self.method.error_order or self.method.order) + 1
+        """The exponent of the controllers: one more than the order of the error estimate."""
+        return self.order_of(self.method)
+
+    def order_of(self, method: Method) -> int:
+        """The same of another method."""
+        return min(method.order, method.error_order or method.order) + 1
 
     @property
     def grid(self) -> bool:

@@ -25,7 +25,15 @@ def load(name: str) -> ModuleType:
 
 
 def test_every_example_is_tested_and_short() -> None:
-    tested = {"mri_sense", "ct_low_dose", "choose_weight", "own_operator", "deepinv_denoiser"}
+    tested = {
+        "mri_sense",
+        "ct_low_dose",
+        "choose_weight",
+        "own_operator",
+        "deepinv_denoiser",
+        "assimilation",
+        "ernode_digits",
+    }
     assert {p.stem for p in EXAMPLES} == tested
     assert all(len(p.read_text().splitlines()) < 80 for p in EXAMPLES)
 
@@ -62,10 +70,28 @@ def test_denoiser_of_deepinv_deblurs() -> None:
 
 def test_the_code_in_the_readme_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 1
+    assert len(blocks) == 2
     monkeypatch.chdir(tmp_path)
     mpl.use("agg")
     names: dict[str, object] = {}
-    exec(compile(blocks[0], "README.md", "exec"), names)
+    exec(compile(blocks[0], "README.md", "exec"), {})
+    exec(compile(blocks[1], "README.md", "exec"), names)
     assert float(psnr(names["result"].x, names["scan"].truth)) > 37  # type: ignore[attr-defined]
     assert (tmp_path / "result.png").stat().st_size > 0
+
+
+def test_an_initial_state_is_recovered() -> None:
+    assert load("assimilation").main(quick=True) < 0.02
+
+
+def test_the_digits_example_runs() -> None:
+    means = load("ernode_digits").main(quick=True)
+    assert means["vanilla"][0] > 0.8
+    assert means["ERNODE"][1] < means["vanilla"][1]
+
+
+@pytest.mark.slow
+def test_the_error_penalty_makes_the_digits_easier_to_solve() -> None:
+    means = load("ernode_digits").main()
+    assert means["ERNODE"][1] <= 0.9 * means["vanilla"][1]
+    assert means["ERNODE"][0] >= means["vanilla"][0] - 0.01
