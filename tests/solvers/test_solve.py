@@ -61,9 +61,7 @@ def test_the_error_stays_near_the_tolerance(name: str, tolerance: float, control
     y0 = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
     ts = torch.linspace(0, 6, 7, dtype=torch.float64)
     with torch.no_grad():
-        solution = odeint(
-            swinging, y0, ts, method=METHODS[name], controller=controller, rtol=tolerance, atol=tolerance
-        )
+        solution = odeint(swinging, y0, ts, method=METHODS[name], controller=controller, rtol=tolerance, atol=tolerance)
     exact = y0 * torch.exp(torch.sin(ts))[:, None]
     scale = tolerance * (1 + exact.abs())
     assert ((solution.ys - exact).abs() / scale).max() < 6
@@ -259,9 +257,7 @@ def test_rk4_without_a_controller_takes_one_step_between_two_times() -> None:
 
 @pytest.mark.parametrize("count", [2, 7])
 @pytest.mark.parametrize("tolerance", [1e-3, 1e-6, 1e-9])
-def test_the_controller_of_torchdiffeq_gives_its_evaluations_and_values(
-    tolerance: float, count: int
-) -> None:
+def test_the_controller_of_torchdiffeq_gives_its_evaluations_and_values(tolerance: float, count: int) -> None:
     torchdiffeq = pytest.importorskip("torchdiffeq")
     calls = [0]
 
@@ -453,9 +449,7 @@ def test_a_gpu_gives_the_values_of_the_cpu(per_sample: bool) -> None:
     assert there.ys.is_cuda
     torch.testing.assert_close(there.ys.cpu(), here.ys, rtol=1e-9, atol=1e-9)
     got = torch.autograd.grad(there.ys.square().sum(), far)[0]
-    torch.testing.assert_close(
-        got.cpu(), torch.autograd.grad(here.ys.square().sum(), y0)[0], rtol=1e-7, atol=1e-7
-    )
+    torch.testing.assert_close(got.cpu(), torch.autograd.grad(here.ys.square().sum(), y0)[0], rtol=1e-7, atol=1e-7)
 
 
 @pytest.mark.gpu
