@@ -67,4 +67,5 @@ class Flow(Operator):
             adjoint=self.adjoint,
             throw=self.throw,
         )
-        return solution.ys[1:].movedim(0, 1)
+        trajectory: Tensor = solution.ys[1:].movedim(0, 1)
+        return trajectory

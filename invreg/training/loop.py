@@ -49,7 +49,7 @@ def iterate(
             shown = {name: float(term.detach()) for name, term in terms.items()}
             raise RuntimeError(f"the loss of step {number} must be finite, got {shown}; nothing was changed")
         optimizer.zero_grad()
-        total.backward()
+        torch.autograd.backward(total)
         optimizer.step()
         yield {name: term.detach() for name, term in (*terms.items(), ("total", total))}
 
