@@ -6,7 +6,7 @@ tolerances or weights.
 
 from __future__ import annotations
 
-import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from .dynamics import Dynamics, Structure
-from .masked import Control, Limits, Rules, Trial, attempt, limits_of, rules_of, start_of, trial_of
+from .masked import Control, Limits, Rules, Trial, attempt, limits_of, rules_of, start_of
 from .method import Step, real_dtype
 from .per_sample import Outputs, Rows, finish, no_steps
 from .problem import InitialValueProblem, spread
@@ -25,20 +25,26 @@ from .record import Status
 from .run import Run
 from .runge_kutta import RungeKutta
 
-TRIALS = 256  # in a block at most
+IN_PLACE = torch.__version__ >= "2.13"  # whether a loop may write into what it does not carry
+TRIALS = 1024 if IN_PLACE else 32  # that a record has room for at most
+ROOM = 2**26  # bytes of a record at most
+FIRST = 64  # trials in the first block, whose time tells how many the next may have
+PATIENCE = 0.5  # seconds between two visits of the host, at which it can be interrupted
 UNROLLED = 8  # in a block on a device, whose loops would ask the host after each trial
-VISIT = 2**24  # bytes that are copied in twice the time that a visit of the host takes
 PROGRAMS = 64  # kept for different fields, methods and controllers
 
 
-class Block(NamedTuple):
-    """The trials of a block, stacked on axis 0: (K,), (K, B) or (K, *y)."""
+class Record(NamedTuple):
+    """What is kept of the trials, which axis 0 counts."""
 
-    trial: Trial
-    y: Tensor
+    rows: Tensor  # (K, R, *control), float64: the parts of `Trial` that the method has
+    y: Tensor  # (K, *y): the states before them
 
 
-Program = Callable[[Callable[..., Any], Sequence[Any], Limits, Control, Block], tuple[Control, Block, Tensor]]
+# field, args, limits, control, record, trials in it, trials to stop at -> control, record, trials in it
+Program = Callable[
+    [Callable[..., Any], Sequence[Any], Limits, Control, Record, Tensor, Tensor], tuple[Control, Record, Tensor]
+]
 
 
 def obstacle(problem: InitialValueProblem, stochastic: bool) -> str | None:
@@ -72,40 +78,49 @@ def program_of(rules: Rules, structure: Structure | None, time_dtype: torch.dtyp
     """The compiled program of a block: from a control and room for a record to both, and the number of trials."""
 
     def loop(
-        field: Callable[..., Any], args: Sequence[Any], limits: Limits, now: Control, record: Block
-    ) -> tuple[Control, Block, Tensor]:
+        field: Callable[..., Any],
+        args: Sequence[Any],
+        limits: Limits,
+        now: Control,
+        record: Record,
+        count: Tensor,
+        stop: Tensor,
+    ) -> tuple[Control, Record, Tensor]:
         dynamics = Dynamics(field, tuple(args), structure, time_dtype).evaluate
-        columns = _columns(record)
 
-        def goes_on(k: Tensor, *carried: Tensor) -> Tensor:
-            return (k < len(carried[-1])) & (carried[8] == int(Status.RUNNING)).any()
+        def goes_on(k: Tensor, clock: Tensor, y: Tensor, slope: Tensor, *copies: Tensor) -> Tensor:
+            return (k < stop) & (clock[-1] == int(Status.RUNNING)).any()
 
-        def trial(k: Tensor, *carried: Tensor) -> tuple[Tensor, ...]:
-            before = Control(*carried[:9])
-            after, row, _ = attempt(dynamics, rules, limits, before)
-            values = _columns(Block(row, before.y))
-            rows = [
-                torch.index_put(column, (k,), value.to(column.dtype))
-                for column, value in zip(carried[9:], values, strict=True)
-            ]
-            return k + 1, *(one.clone() for one in after), *rows
+        def trial(k: Tensor, clock: Tensor, y: Tensor, slope: Tensor, *copies: Tensor) -> tuple[Tensor, ...]:
+            after, row, _ = attempt(dynamics, rules, limits, _unpack(clock, y, slope))
+            entries = _row(row), y
+            copies = tuple(torch.index_put(copy, (k,), one) for copy, one in zip(copies, entries, strict=bool(copies)))
+            if not copies:
+                for column, one in zip(record, entries, strict=True):
+                    column.index_put_((k,), one)
+            return k + 1, _pack(after), after.y.clone(), after.slope.clone(), *copies
 
-        start = torch.zeros((), dtype=torch.int64, device=now.t.device)
-        count, *carried = torch.while_loop(goes_on, trial, (start, *now, *columns))  # type: ignore[no-untyped-call]
-        return Control(*carried[:9]), _block_of(carried[9:], record), count
+        carried = (count.clone(), _pack(now), now.y, now.slope, *(() if IN_PLACE else record))
+        count, clock, y, slope, *copies = torch.while_loop(goes_on, trial, carried)  # type: ignore[no-untyped-call]
+        return _unpack(clock, y, slope), Record(*copies) if copies else record, count
 
     def unroll(
-        field: Callable[..., Any], args: Sequence[Any], limits: Limits, now: Control, record: Block
-    ) -> tuple[Control, Block, Tensor]:
+        field: Callable[..., Any],
+        args: Sequence[Any],
+        limits: Limits,
+        now: Control,
+        record: Record,
+        count: Tensor,
+        stop: Tensor,
+    ) -> tuple[Control, Record, Tensor]:
         dynamics = Dynamics(field, tuple(args), structure, time_dtype).evaluate
         rows, states = [], []
         for _ in range(UNROLLED):
             after, row, _ = attempt(dynamics, rules, limits, now)
-            rows.append(row)
+            rows.append(_row(row))
             states.append(now.y)
             now = after
-        trial = trial_of(None if column[0] is None else torch.stack(column) for column in zip(*rows, strict=True))
-        return now, Block(trial, torch.stack(states)), torch.full((), UNROLLED, device=now.t.device)
+        return now, Record(torch.stack(rows), torch.stack(states)), torch.full_like(count, UNROLLED)
 
     if unrolled:
         return torch.compile(unroll, fullgraph=True, mode="reduce-overhead")
@@ -113,38 +128,47 @@ def program_of(rules: Rules, structure: Structure | None, time_dtype: torch.dtyp
     return torch.compile(loop, fullgraph=True, options={"cpp_wrapper": True})
 
 
-def _columns(block: Block) -> list[Tensor]:
-    """The tensors of a block, without what its method does not estimate."""
-    return [one for one in (*block.trial, block.y) if one is not None]
+def _pack(now: Control) -> Tensor:
+    """All of a control but y and slope, (7, *control), float64: one tensor is carried at less cost than seven."""
+    return torch.stack([one.double() for one in (*now[:2], *now[4:])])
 
 
-def _block_of(columns: Sequence[Tensor], like: Block) -> Block:
-    """The inverse of `_columns`."""
-    rest = iter(columns)
-    trial = trial_of([None if one is None else next(rest) for one in like.trial])
-    return Block(trial, next(rest))
+def _unpack(clock: Tensor, y: Tensor, slope: Tensor) -> Control:
+    """The inverse of `_pack`."""
+    t, dt, earlier, before, *counts = clock.unbind()
+    return Control(t, dt, y, slope, earlier, before, *(one.long() for one in counts))
 
 
-def _room(problem: InitialValueProblem, now: Control) -> Block:
-    """Space for the record of a block."""
-    method = problem.method
-    size = now.y.numel() * now.y.element_size() + 7 * 8 * now.t.numel()
-    count = max(4, min(TRIALS, math.isqrt(VISIT // size)))  # each trial copies the record, each block is a visit
-    kind = now.t.new_empty((count, *now.t.shape))
-    real = now.t.new_empty(kind.shape, dtype=real_dtype(now.y))
-    error = method.error_order is not None
-    return Block(
-        Trial(
-            t=kind,
-            dt=kind.clone(),
-            accepted=kind.bool(),
-            end=kind.clone(),
-            ratio=kind.clone() if error else None,
-            error=real if error else None,
-            stiffness=real.clone() if method.has_stiffness else None,
-        ),
-        now.y.new_empty((count, *now.y.shape)),
+def _row(trial: Trial) -> Tensor:
+    """The parts of a trial that its method has, (R, *control), float64."""
+    return torch.stack([one.double() for one in trial if one is not None])
+
+
+def _trials(problem: InitialValueProblem, rows: Tensor) -> Trial:
+    """The inverse of `_row`, for rows (N, R, *control)."""
+    t, dt, accepted, end, *rest = rows.unbind(1)
+    estimates, method = iter(rest), problem.method
+    ratio, error = (next(estimates), next(estimates)) if method.error_order is not None else (None, None)
+    stiffness = next(estimates) if method.has_stiffness else None
+    real = real_dtype(problem.y0)
+    return Trial(
+        t,
+        dt,
+        accepted.bool(),
+        end,
+        ratio,
+        None if error is None else error.to(real),
+        None if stiffness is None else stiffness.to(real),
     )
+
+
+def _room(problem: InitialValueProblem, now: Control) -> Record:
+    """Space for the record of some trials."""
+    method = problem.method
+    parts = 4 + 2 * (method.error_order is not None) + method.has_stiffness
+    size = now.y.numel() * now.y.element_size() + parts * 8 * now.t.numel()
+    trials = min(TRIALS, max(4, ROOM // max(size, 1)))
+    return Record(now.t.new_empty((trials, parts, *now.t.shape)), now.y.new_empty((trials, *now.y.shape)))
 
 
 def integrate_compiled(problem: InitialValueProblem, slope: Tensor, dt: Tensor) -> Run:
@@ -154,50 +178,95 @@ def integrate_compiled(problem: InitialValueProblem, slope: Tensor, dt: Tensor) 
         problem: with an explicit method and no events; per sample or joint.
         slope: dynamics(ts[0], y0). dt: lengths of the first steps, () or (B,).
     """
-    rules, limits = rules_of(problem, stochastic=False), limits_of(problem)
-    dynamics, method = problem.dynamics, problem.method
-    if not isinstance(method, RungeKutta):
-        raise TypeError(f"only explicit methods can be compiled, got {type(method).__name__}; use compile=False")
-    program = program_of(rules, dynamics.structure, dynamics.time_dtype, problem.y0.device.type != "cpu")
-    now = start_of(problem, slope, dt)
+    if not isinstance(problem.method, RungeKutta):
+        raise TypeError(f"only explicit methods can be compiled, got {type(problem.method).__name__}")
+    now, records = start_of(problem, slope, dt), list[Record]()
+    if problem.ts.shape[0] > 1 and len(problem.y0):
+        now, records = _run_blocks(problem, problem.method.evaluations, now)
     single = not problem.samples  # the record of a joint solve is kept as that of one sample
     one = problem.over(y0=problem.y0[None], ts=problem.ts[:, None], samples=True) if single else problem
-    outputs, rows, blocks = Outputs(one), Rows(), list[Block]()
-    rows.first.append(outputs.pointer[None])
-    going = problem.ts.shape[0] > 1 and len(one.y0) > 0
-    with torch.no_grad(), torch._dynamo.config.patch(recompile_limit=PROGRAMS, accumulated_recompile_limit=1024):
-        while going:
-            room = _room(problem, now)
-            if not blocks:
-                _let_vary(problem, limits, now, room)
-            now, block, count = program(dynamics.field, dynamics.args, limits, now, room)
-            if not problem.y0.is_cpu:  # the next replay of a CUDA graph overwrites its outputs
-                now, block, count = tree_map_only(Tensor, torch.clone, (now, block, count))
-            block = tree_map_only(Tensor, lambda column: column[:, None], block) if single else block
-            going, taken = _write(one, single, rows, outputs, limits, block, now, count)
-            dynamics.calls += taken * method.evaluations
-            blocks.append(tree_map_only(Tensor, lambda column, taken=taken: column[:taken], block))
     now = now._replace(**{name: value[None] for name, value in now._asdict().items()}) if single else now
-    if not blocks:
+    outputs = Outputs(one)
+    if not records:
         run = no_steps(outputs, now)
     else:
-        columns = zip(*(block.trial for block in blocks), strict=True)
-        trials = trial_of(None if column[0] is None else torch.cat(column) for column in columns)
-        run = finish(rows, trials, torch.cat([block.y for block in blocks]), outputs, now, whole=False)
+        rows, y = records[0] if len(records) == 1 else map(torch.cat, zip(*records, strict=True))
+        trials = _trials(problem, rows[..., None] if single else rows)
+        y = y[:, None] if single else y
+        with torch.no_grad():
+            first = _read_off(one, single, outputs, trials, y, now.y)
+        run = finish(Rows(first=first), trials, y, outputs, now, whole=False)
     return _joint(run) if single else run
 
 
-def _let_vary(problem: InitialValueProblem, limits: Limits, now: Control, room: Block) -> None:
-    """Tell the compiler which sizes may be others next time: the batch, and the trials of a block."""
+def _run_blocks(problem: InitialValueProblem, evaluations: int, now: Control) -> tuple[Control, list[Record]]:
+    """Try until every sample is done: the control after it, and the records of all trials."""
+    rules, limits, dynamics = rules_of(problem, stochastic=False), limits_of(problem), problem.dynamics
+    unrolled = problem.y0.device.type != "cpu"
+    program = program_of(rules, dynamics.structure, dynamics.time_dtype, unrolled)
+    record, records = _room(problem, now), list[Record]()
+    _let_vary(problem, limits, now, record)
+    going, taken, limit = 1, 0, FIRST
+    with torch.no_grad(), torch._dynamo.config.patch(recompile_limit=PROGRAMS, accumulated_recompile_limit=1024):
+        while going:
+            begun, before = time.perf_counter(), taken
+            count, stop = torch.tensor([before, min(before + limit, len(record.y))], device=now.t.device)
+            now, record, count = program(dynamics.field, dynamics.args, limits, now, record, count, stop)
+            if unrolled:  # the next replay of a CUDA graph overwrites its outputs
+                now, record, count = tree_map_only(Tensor, torch.clone, (now, record, count))
+            running = (now.status == int(Status.RUNNING)).any()
+            going, taken = torch.stack([running.long(), count]).tolist()
+            dynamics.calls += (taken - before) * evaluations
+            limit = 1 + int((taken - before) * PATIENCE / (time.perf_counter() - begun))
+            if not going or taken == len(record.y):
+                used = (column if taken == len(column) else column[:taken].clone() for column in record)
+                records.append(Record(*used))
+                record, taken = (_room(problem, now) if going and not unrolled else record), 0
+    return now, records
+
+
+def _let_vary(problem: InitialValueProblem, limits: Limits, now: Control, record: Record) -> None:
+    """Tell the compiler which sizes may be others next time: the batch, and the trials of a record."""
     if not problem.y0.ndim:
         return
     controls = (*now[:2], *now[4:], limits.end, limits.sign) if problem.samples else ()
-    for one in (now.y, now.slope, *controls):
+    for one in (now.y, now.slope, *controls, *record):
         torch._dynamo.maybe_mark_dynamic(one, 0)
-    for column in _columns(room):
-        torch._dynamo.maybe_mark_dynamic(column, 0)
-    for column in _columns(room) if problem.samples else [room.y]:
-        torch._dynamo.maybe_mark_dynamic(column, 1)
+    torch._dynamo.maybe_mark_dynamic(record.y, 1)
+    if problem.samples:
+        torch._dynamo.maybe_mark_dynamic(record.rows, 2)
+
+
+def _read_off(
+    one: InitialValueProblem, single: bool, outputs: Outputs, trials: Trial, y: Tensor, last: Tensor
+) -> list[Tensor]:
+    """Write the values asked for, given all trials (N, B), the states before them and the last: the pointers.
+
+    A time that lies within a step is read off that step, taken again: all samples at once.
+    """
+    pointers, trial = outputs.passing(trials)
+    inside = trial < len(y)
+    trial = trial.clamp_max(len(y) - 1)
+    t, dt, end = (column.gather(0, trial) for column in (trials.t, trials.dt, trials.end))
+    theta = torch.where(inside, (outputs.ts - t) / torch.where(inside, dt, 1.0), 1.0)
+    at_end = (end == outputs.ts) | ~inside | one.grid
+    others = torch.cat([inside[:1], trial.diff(dim=0) != 0]).any(1)
+    between, others = torch.stack([~at_end.all(1), others]).tolist()
+    step: Step | None = None
+    for r in range(1, len(outputs.ts)):
+        is_last = trial[r] + 1 == len(y)
+        after = y[(trial[r] + 1).clamp_max(len(y) - 1), outputs.samples]
+        value = after = torch.where(spread(is_last, after), last, after)
+        step = None if others[r] else step
+        if between[r]:
+            if step is None:
+                start = y[trial[r], outputs.samples]
+                moment, length = (x[r, 0] if single else spread(x[r], start) for x in (t, dt))
+                step = one.method.step(one.dynamics, moment, length, start[0] if single else start)
+            value = step.at(theta[r, 0])[None] if single else step.at(spread(theta[r], after))
+            value = torch.where(spread(at_end[r], after), after, value)
+        outputs.ys[r] = torch.where(spread(inside[r], after), value, torch.nan)
+    return [torch.ones_like(outputs.pointer[None]), pointers]
 
 
 def _joint(run: Run) -> Run:
@@ -215,50 +284,3 @@ def _joint(run: Run) -> Run:
         status=run.status.cpu(),
         reached=run.reached.cpu(),
     )
-
-
-def _write(
-    one: InitialValueProblem,
-    single: bool,
-    rows: Rows,
-    outputs: Outputs,
-    limits: Limits,
-    block: Block,
-    now: Control,
-    count: Tensor,
-) -> tuple[bool, int]:
-    """Write the values asked for in a block: whether any sample goes on, and the number of trials."""
-    trial = block.trial
-    valid = torch.arange(len(block.y), device=count.device) < count
-    passed = ((outputs.ts[:, None] - trial.end) * limits.sign <= 0).sum(0)
-    passed = torch.where(trial.accepted & valid[:, None], passed, 0)
-    pointers = torch.cat([outputs.pointer[None], passed]).cummax(0).values
-    rounds = pointers.diff(dim=0).amax(1)
-    running = (now.status == int(Status.RUNNING)).any()
-    going, taken, *counts = torch.cat([running.reshape(1).long(), count.reshape(1), rounds]).tolist()
-    rows.first.append(pointers[1 : taken + 1])
-    for k in [k for k in range(taken) if counts[k]]:
-        here = trial_of(None if column is None else column[k] for column in trial)
-        after = block.y[k + 1] if k + 1 < taken else now.y.reshape(block.y.shape[1:])
-        outputs.write(here, _Values(one, single, here, block.y[k], after), pointers[k + 1], counts[k])
-    outputs.pointer = pointers[taken]
-    return bool(going), taken
-
-
-class _Values:
-    """The values in a step of a block: at its end as it was, between by taking the step again."""
-
-    def __init__(self, one: InitialValueProblem, single: bool, trial: Trial, y0: Tensor, y: Tensor) -> None:
-        self.one, self.single, self.trial, self.start, self.y = one, single, trial, y0, y
-        self._step: Step | None = None
-
-    def at(self, theta: Tensor) -> Tensor:
-        if not self.one.ts.shape[0] > 2 or self.one.grid:
-            return self.y
-        if self._step is None:
-            t, dt, method, dynamics = self.trial.t, self.trial.dt, self.one.method, self.one.dynamics
-            if self.single:
-                self._step = method.step(dynamics, t[0], dt[0], self.start[0])
-            else:
-                self._step = method.step(dynamics, spread(t, self.y), spread(dt, self.y), self.start)
-        return self._step.at(theta.reshape(()))[None] if self.single else self._step.at(theta)

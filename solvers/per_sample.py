@@ -102,6 +102,19 @@ class Outputs:
             self.ys[torch.where(row < pointer, row, last), self.samples] = value
         self.pointer = pointer
 
+    def passing(self, trials: Trial) -> tuple[Tensor, Tensor]:
+        """From all trials, (N, B), at once: the pointers after each, and the trial that passes each time, (T, B).
+
+        That is N for a time that is not passed.
+        """
+        direction = torch.where(self.ts[-1] >= self.ts[0], 1.0, -1.0)
+        reached = torch.where(trials.accepted, trials.end * direction, -torch.inf).cummax(0).values
+        ts = (self.ts * direction).T.contiguous()
+        pointers = torch.searchsorted(ts, reached.T.contiguous(), right=True).clamp_min(1)
+        numbers = torch.arange(ts.shape[1], device=ts.device).expand_as(ts).contiguous()
+        self.pointer = pointers[:, -1]
+        return pointers.T, torch.searchsorted(pointers, numbers, right=True).T
+
 
 def fraction(ts: Tensor, t: Tensor, dt: Tensor, row: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
     """Where in its step each sample meets its time number `row`, and the row; 0 where it is not below `stop`."""
@@ -179,21 +192,29 @@ def finish(rows: Rows, trials: Trial, y: Tensor, outputs: Outputs, now: Control,
     that draws random numbers draws what the first pass drew.
     """
     mask, batch = trials.accepted, now.t.shape[0]
-    count = len(mask) if whole else int(mask.sum(0).max())
-    order = torch.argsort(mask.logical_not().to(torch.int8), dim=0, stable=True)[:count]
-    if whole:
-        order = torch.arange(count, device=mask.device)[:, None].expand(-1, batch)
-    kept = mask.gather(0, order)
+    if whole or bool(mask.all()):
+        count, kept, pick = len(mask), mask, _same
+    else:
+        number = mask.cumsum(0)
+        count = int(number[-1].max())
+        kept = torch.arange(1, count + 1, device=mask.device)[:, None] <= number[-1]
+        trial = torch.arange(len(mask), device=mask.device)[:, None].expand_as(mask)
+        order = torch.full((count + 1, batch), len(mask) - 1, device=mask.device)  # the last row takes waste
+        order = order.scatter_(0, torch.where(mask, number - 1, count), trial)[:-1]
+        entries = (order * batch + outputs.samples).flatten()
+
+        def pick(values: Tensor) -> Tensor:
+            return values.flatten(0, 1).index_select(0, entries).reshape(count, *values.shape[1:])
 
     def column(values: Tensor, padding: Tensor | float = 0.0) -> Tensor:
-        return torch.where(kept, values.gather(0, order), padding)
+        return torch.where(kept, pick(values), padding)
 
     first = torch.cat(rows.first)
-    firsts = torch.cat([torch.ones_like(first[:1]), torch.where(kept, first[1:].gather(0, order), outputs.pointer)])
+    firsts = torch.cat([torch.ones_like(first[:1]), column(first[1:], outputs.pointer)])
     steps = Steps(
         t=column(trials.t, now.t),
         dt=column(trials.dt),
-        y=y.gather(0, order.reshape(count, batch, *([1] * (y.ndim - 2))).expand(count, batch, *y.shape[2:])),
+        y=pick(y),
         ratio=None if trials.ratio is None else column(trials.ratio),
         error=None if trials.error is None else column(trials.error),
         stiffness=None if trials.stiffness is None else column(trials.stiffness),
@@ -223,6 +244,10 @@ def finish(rows: Rows, trials: Trial, y: Tensor, outputs: Outputs, now: Control,
         ),
         random=tuple(rows.random),
     )
+
+
+def _same(values: Tensor) -> Tensor:
+    return values
 
 
 def _finite(y: Tensor) -> Tensor:
