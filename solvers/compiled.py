@@ -94,15 +94,16 @@ def program_of(rules: Rules, structure: Structure | None, time_dtype: torch.dtyp
         def trial(k: Tensor, clock: Tensor, y: Tensor, slope: Tensor, *copies: Tensor) -> tuple[Tensor, ...]:
             after, row, _ = attempt(dynamics, rules, limits, _unpack(clock, y, slope))
             entries = _row(row), y
-            copies = tuple(torch.index_put(copy, (k,), one) for copy, one in zip(copies, entries, strict=bool(copies)))
-            if not copies:
-                for column, one in zip(record, entries, strict=True):
-                    column.index_put_((k,), one)
-            return k + 1, _pack(after), after.y.clone(), after.slope.clone(), *copies
+            if not IN_PLACE:
+                copies = tuple(torch.index_put(copy, (k,), one) for copy, one in zip(copies, entries, strict=True))
+                return k + 1, _pack(after), after.y.clone(), after.slope.clone(), *copies
+            for column, one in zip(record, entries, strict=True):
+                column.index_put_((k,), one)
+            return k + 1, _pack(after), after.y.clone(), after.slope.clone()
 
         carried = (count.clone(), _pack(now), now.y, now.slope, *(() if IN_PLACE else record))
         count, clock, y, slope, *copies = torch.while_loop(goes_on, trial, carried)  # type: ignore[no-untyped-call]
-        return _unpack(clock, y, slope), Record(*copies) if copies else record, count
+        return _unpack(clock, y, slope), record if IN_PLACE else Record(*copies), count
 
     def unroll(
         field: Callable[..., Any],
