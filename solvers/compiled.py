@@ -126,7 +126,8 @@ def program_of(rules: Rules, structure: Structure | None, time_dtype: torch.dtyp
     if unrolled:
         return torch.compile(unroll, fullgraph=True, mode="reduce-overhead")
     # without the wrapper in C++ Python starts every kernel, which for small states takes longer than the kernel
-    return torch.compile(loop, fullgraph=True, options={"cpp_wrapper": True})
+    # (before torch 2.13 the plan for reusing buffers can fail in a loop: "End index out of bounds")
+    return torch.compile(loop, fullgraph=True, options={"cpp_wrapper": True, "allow_buffer_reuse": IN_PLACE})
 
 
 def _pack(now: Control) -> Tensor:
