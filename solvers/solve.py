@@ -25,8 +25,10 @@ from .run import Hit, Run, integrate
 from .runge_kutta import Tsit5
 from .solution import Solution
 from .switch import AutoSwitch
+from .untraced import untraced
 
 
+@untraced
 def odeint(
     field: Callable[..., Any],
     y0: State,

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..untraced import untraced
 from .adaptive import AdaptiveSolver
 from .adjoint import (
     Adjoint,
@@ -34,6 +35,7 @@ __all__ = ["odeint", "odeint_adjoint", "odeint_dense", "odeint_event"]
 Options = Mapping[str, Any]
 
 
+@untraced
 def odeint(
     func: Callable[..., Any],
     y0: Any,
@@ -78,6 +80,7 @@ def odeint(
     return event_t, ys if leaves is None else leaves.unpack(ys)
 
 
+@untraced
 def odeint_adjoint(
     func: Callable[..., Any],
     y0: Any,
@@ -141,6 +144,7 @@ def odeint_adjoint(
     return event_t, ys if leaves is None else leaves.unpack(ys)
 
 
+@untraced
 def odeint_dense(
     func: Callable[..., Any],
     y0: Tensor,
@@ -172,6 +176,7 @@ def odeint_dense(
     return DenseOutput(request, list(solver.pieces(request)))
 
 
+@untraced
 def odeint_event(
     func: Callable[..., Any],
     y0: Any,

@@ -69,3 +69,17 @@ def test_too_few_times_are_refused() -> None:
         Flow(rotation, [0.0], (2,))
     with pytest.raises(ValueError, match="x must be"):
         Flow(rotation, [0.0, 1.0], (2,))(torch.zeros(3, 4))
+
+
+def test_a_compiler_goes_around_the_loop() -> None:
+    flow = Flow(rotation, [0.0, 1.0, 2.0], (2,))
+    found = []
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters["stats"]
+    before = counters["unique_graphs"]
+    for model in (lambda x: 3 * flow(2 * x), torch.compile(lambda x: 3 * flow(2 * x), backend="aot_eager")):
+        x = torch.tensor([[0.3, -1.0]], dtype=torch.float64, requires_grad=True)
+        y = model(x)
+        found.append((y, *torch.autograd.grad(y.square().sum(), x)))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=0)
+    assert 1 <= counters["unique_graphs"] - before <= 2  # before it and after it
