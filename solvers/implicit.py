@@ -12,6 +12,7 @@ from .jacobian import Linearized, uncounted
 from .linear import Inverse, Linear, chosen, require_linear
 from .method import Dynamics, Method, Step, real_dtype
 from .newton import Newton
+from .sums import polynomial
 
 TAPED = 2  # corrections that carry gradients: 2^TAPED - 1 is the order of the derivatives that are exact
 
@@ -210,7 +211,7 @@ class ImplicitStep(Step):
         total = self.start
         for row, z in zip(self.method.table.dense, self.zs, strict=True):
             if row:
-                total = total + _polynomial(row, theta) * z
+                total = total + polynomial(row, theta) * z
         return total
 
 
@@ -220,14 +221,6 @@ def _plus(y: Tensor, weights: tuple[float, ...], zs: list[Tensor]) -> Tensor:
         if weight:
             y = torch.add(y, z, alpha=weight)
     return y
-
-
-def _polynomial(coefficients: tuple[float, ...], theta: float | Tensor) -> float | Tensor:
-    """c_1 theta + c_2 theta^2 + ..."""
-    total: float | Tensor = coefficients[-1]
-    for c in reversed(coefficients[:-1]):
-        total = total * theta + c
-    return total * theta
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 from .jacobian import Linearized
 from .linear import Linear, chosen, require_linear
 from .method import Dynamics, Method, Step, real_dtype
+from .sums import weighted
 
 D = 1 / (2 + math.sqrt(2))  # Rosenbrock23: L-stable
 E32 = 6 + math.sqrt(2)
@@ -101,15 +102,6 @@ H: tuple[tuple[float, ...], ...] = (
 )
 
 
-def combined(weights: tuple[float, ...], parts: list[Tensor]) -> Tensor:
-    """The sum of weight * part; there is one part at least."""
-    total = parts[0] * weights[0]
-    for weight, part in zip(weights[1:], parts[1:], strict=True):
-        if weight:
-            total = torch.add(total, part, alpha=weight)
-    return total
-
-
 class RosenbrockStep(Step):
     """What the steps share: the field at the start, its derivatives there, and the solves with them."""
 
@@ -181,11 +173,11 @@ class Rodas5PStep(RosenbrockStep):
         us: list[Tensor] = []
         for i in range(len(ALPHA)):
             if i:
-                state = y + combined(A[i], us)
+                state = y + weighted(A[i], us)
             f = dynamics(self.time(ALPHA[i]), state) if i else self.first
             rhs = f * self.h
             if i:
-                rhs = rhs + combined(C[i], us)
+                rhs = rhs + weighted(C[i], us)
             if GAMMAS[i]:
                 rhs = torch.add(rhs, drift, alpha=GAMMAS[i])
             us.append(self.inverse.solve(rhs * GAMMA))
@@ -195,7 +187,7 @@ class Rodas5PStep(RosenbrockStep):
         return self.us[-1]
 
     def at(self, theta: float | Tensor) -> Tensor:
-        parts = [combined(row, self.us) for row in H]
+        parts = [weighted(row, self.us) for row in H]
         theta = _cast(theta, self.start)
         bend = (parts[2] * theta + parts[1]) * theta + parts[0]
         return self.start + ((self.y - self.start) + bend * (1 - theta)) * theta

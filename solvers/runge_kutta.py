@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import tableau as tableaux
 from .method import Dynamics, Method, Step, real_dtype
+from .sums import polynomial, weighted
 from .tableau import Tableau
 
 
@@ -20,15 +21,6 @@ from .tableau import Tableau
 def _abscissae(c: tuple[float, ...], ndim: int, device: torch.device) -> Tensor:
     with torch.inference_mode(False):
         return torch.tensor(c, dtype=torch.float64, device=device).reshape(-1, *([1] * ndim))
-
-
-def weighted(weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
-    """Sum of weight * slope over the weights that are not zero, of which there is one at least."""
-    total: Tensor | None = None
-    for weight, slope in zip(weights, slopes, strict=False):
-        if weight:
-            total = slope * weight if total is None else torch.add(total, slope, alpha=weight)
-    return slopes[0] * 0 if total is None else total
 
 
 def advance(y: Tensor, dt: float | Tensor, weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
@@ -128,7 +120,7 @@ class RungeKuttaStep(Step):
 
     def at(self, theta: float | Tensor) -> Tensor:
         slopes = [*self._stages(), *self._extra_slopes()]
-        pairs = [(_polynomial(row, theta), k) for row, k in zip(self.method.table.dense, slopes, strict=True) if row]
+        pairs = [(polynomial(row, theta), k) for row, k in zip(self.method.table.dense, slopes, strict=True) if row]
         if not isinstance(theta, Tensor):
             return advance(self.start, self.h, [float(weight) for weight, _ in pairs], [k for _, k in pairs])
         total: Tensor | None = None
@@ -150,18 +142,13 @@ class RungeKuttaStep(Step):
         return self._extra
 
 
-def _polynomial(coefficients: tuple[float, ...], theta: float | Tensor) -> float | Tensor:
-    """c_1 theta + c_2 theta^2 + ..."""
-    total: float | Tensor = coefficients[-1]
-    for c in reversed(coefficients[:-1]):
-        total = total * theta + c
-    return total * theta
-
-
 class RungeKutta(Method):
     """What the explicit pairs share; a class states its numbers."""
 
     stiffness_norm: Literal["rms", "max"] = "rms"  # of the pairs that estimate it
+
+    def __post_init__(self) -> None:
+        _require_one_of("stiffness_norm", self.stiffness_norm, ("rms", "max"))
 
     @property
     @abstractmethod
@@ -212,58 +199,51 @@ class RungeKutta(Method):
         return RungeKuttaStep(self, dynamics, t, dt, y, slopes, states, end)
 
 
+def _require_one_of(name: str, value: object, options: tuple[str, ...]) -> None:
+    if value not in options:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, options))}, got {value!r}")
+
+
 @dataclass(frozen=True)
 class Euler(RungeKutta):
     """Forward Euler, order 1; fixed steps only."""
 
-    @property
-    def table(self) -> Tableau:
-        return tableaux.EULER
+    table = tableaux.EULER
 
 
 @dataclass(frozen=True)
 class Heun(RungeKutta):
     """Heun's second-order method (explicit trapezoid) with embedded Euler."""
 
-    @property
-    def table(self) -> Tableau:
-        return tableaux.HEUN
+    table = tableaux.HEUN
 
 
 @dataclass(frozen=True)
 class Midpoint(RungeKutta):
     """The explicit midpoint rule, order 2, with embedded Euler."""
 
-    @property
-    def table(self) -> Tableau:
-        return tableaux.MIDPOINT
+    table = tableaux.MIDPOINT
 
 
 @dataclass(frozen=True)
 class Ralston(RungeKutta):
     """Ralston's second-order method of least error bound, with embedded Euler."""
 
-    @property
-    def table(self) -> Tableau:
-        return tableaux.RALSTON
+    table = tableaux.RALSTON
 
 
 @dataclass(frozen=True)
 class RK4(RungeKutta):
     """The classical fourth-order Runge-Kutta method; fixed steps only."""
 
-    @property
-    def table(self) -> Tableau:
-        return tableaux.RK4
+    table = tableaux.RK4
 
 
 @dataclass(frozen=True)
 class Bosh3(RungeKutta):
     """Bogacki and Shampine's pair 3(2)."""
 
-    @property
-    def table(self) -> Tableau:
-        return tableaux.BOSH3
+    table = tableaux.BOSH3
 
 
 @dataclass(frozen=True)
@@ -278,6 +258,10 @@ class Dopri5(RungeKutta):
 
     weights: Literal["classical", "shampine"] = "classical"
     stiffness_norm: Literal["rms", "max"] = "rms"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_one_of("weights", self.weights, ("classical", "shampine"))
 
     @property
     def table(self) -> Tableau:
@@ -294,9 +278,7 @@ class Tsit5(RungeKutta):
 
     stiffness_norm: Literal["rms", "max"] = "rms"
 
-    @property
-    def table(self) -> Tableau:
-        return tableaux.TSIT5
+    table = tableaux.TSIT5
 
 
 @dataclass(frozen=True)
@@ -309,9 +291,7 @@ class Dopri8(RungeKutta):
 
     stiffness_norm: Literal["rms", "max"] = "rms"
 
-    @property
-    def table(self) -> Tableau:
-        return tableaux.DOPRI8
+    table = tableaux.DOPRI8
 
 
 @dataclass(frozen=True)
@@ -324,6 +304,4 @@ class Vern7(RungeKutta):
 
     stiffness_norm: Literal["rms", "max"] = "rms"
 
-    @property
-    def table(self) -> Tableau:
-        return tableaux.VERN7
+    table = tableaux.VERN7

@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ..runge_kutta import weighted
+from ..sums import weighted
 from . import fixed_grid
 from .fixed_grid import GridSolver, Stepper
 from .pairs import RK38

@@ -6,31 +6,24 @@ from dataclasses import dataclass
 
 from .. import tableau as tableaux
 from ..runge_kutta import RungeKutta
-from ..tableau import Tableau
 
 
 @dataclass(frozen=True)
 class Fehlberg2(RungeKutta):
     """Fehlberg's pair RK1(2), advanced with the second-order weights."""
 
-    @property
-    def table(self) -> Tableau:
-        return tableaux.FEHLBERG2
+    table = tableaux.FEHLBERG2
 
 
 @dataclass(frozen=True)
 class Heun3(RungeKutta):
     """Heun's third-order method; fixed steps only."""
 
-    @property
-    def table(self) -> Tableau:
-        return tableaux.HEUN3
+    table = tableaux.HEUN3
 
 
 @dataclass(frozen=True)
 class RK38(RungeKutta):
     """Kutta's 3/8 rule, order 4; fixed steps only."""
 
-    @property
-    def table(self) -> Tableau:
-        return tableaux.RK38
+    table = tableaux.RK38

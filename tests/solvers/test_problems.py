@@ -92,6 +92,7 @@ ALLOWED: dict[tuple[str, str, float], float] = {
     ("B2", "Bosh3", 1e-3): 20.0,
     # 11 x BDF, of variable order: errors of order 2 fall as tolerance^(2/3)
     ("OREGO", "Rosenbrock23", 1e-5): 20.0,
+    ("OREGO", "Tsit5 + Rosenbrock23", 1e-5): 20.0,
 }
 
 

@@ -1,0 +1,25 @@
+"""Sums with the weights of a tableau."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def weighted(weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
+    """Sum of weight * slope over the weights that are not zero, of which there is one at least."""
+    total: Tensor | None = None
+    for weight, slope in zip(weights, slopes, strict=False):
+        if weight:
+            total = slope * weight if total is None else torch.add(total, slope, alpha=weight)
+    return slopes[0] * 0 if total is None else total
+
+
+def polynomial(coefficients: tuple[float, ...], theta: float | Tensor) -> float | Tensor:
+    """c_1 theta + c_2 theta^2 + ..."""
+    total: float | Tensor = coefficients[-1]
+    for c in reversed(coefficients[:-1]):
+        total = total * theta + c
+    return total * theta
