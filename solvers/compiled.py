@@ -28,8 +28,7 @@ from .runge_kutta import RungeKutta
 IN_PLACE = torch.__version__ >= "2.13"  # whether a loop may write into what it does not carry
 TRIALS = 1024 if IN_PLACE else 32  # that a record has room for at most
 ROOM = 2**26  # bytes of a record at most
-FIRST = 64  # trials in the first block, whose time tells how many the next may have
-PATIENCE = 0.5  # seconds between two visits of the host, at which it can be interrupted
+PATIENCE = 0.5  # seconds between two visits of the host, in which it can be interrupted
 UNROLLED = 8  # in a block on a device, whose loops would ask the host after each trial
 PROGRAMS = 64  # kept for different fields, methods and controllers
 
@@ -41,10 +40,16 @@ class Record(NamedTuple):
     y: Tensor  # (K, *y): the states before them
 
 
-# field, args, limits, control, record, trials in it, trials to stop at -> control, record, trials in it
-Program = Callable[
-    [Callable[..., Any], Sequence[Any], Limits, Control, Record, Tensor, Tensor], tuple[Control, Record, Tensor]
-]
+class State(NamedTuple):
+    """A control in three tensors, which cost less to carry than nine."""
+
+    clock: Tensor  # (7, *control), float64: all but y and slope
+    y: Tensor
+    slope: Tensor
+
+
+# field, args, limits, state, record, (trials in it, trials to stop at) -> state, record, trials in it
+Program = Callable[[Callable[..., Any], Sequence[Any], Limits, State, Record, Tensor], tuple[State, Record, Tensor]]
 
 
 def obstacle(problem: InitialValueProblem, stochastic: bool) -> str | None:
@@ -78,50 +83,40 @@ def program_of(rules: Rules, structure: Structure | None, time_dtype: torch.dtyp
     """The compiled program of a block: from a control and room for a record to both, and the number of trials."""
 
     def loop(
-        field: Callable[..., Any],
-        args: Sequence[Any],
-        limits: Limits,
-        now: Control,
-        record: Record,
-        count: Tensor,
-        stop: Tensor,
-    ) -> tuple[Control, Record, Tensor]:
+        field: Callable[..., Any], args: Sequence[Any], limits: Limits, now: State, record: Record, counts: Tensor
+    ) -> tuple[State, Record, Tensor]:
         dynamics = Dynamics(field, tuple(args), structure, time_dtype).evaluate
+        start, stop = counts.unbind()
 
         def goes_on(k: Tensor, clock: Tensor, y: Tensor, slope: Tensor, *copies: Tensor) -> Tensor:
             return (k < stop) & (clock[-1] == int(Status.RUNNING)).any()
 
         def trial(k: Tensor, clock: Tensor, y: Tensor, slope: Tensor, *copies: Tensor) -> tuple[Tensor, ...]:
-            after, row, _ = attempt(dynamics, rules, limits, _unpack(clock, y, slope))
+            after, row, _ = attempt(dynamics, rules, limits, _unpack(State(clock, y, slope)))
             entries = _row(row), y
+            then = _pack(after)._replace(y=after.y.clone(), slope=after.slope.clone())
             if not IN_PLACE:
                 copies = tuple(torch.index_put(copy, (k,), one) for copy, one in zip(copies, entries, strict=True))
-                return k + 1, _pack(after), after.y.clone(), after.slope.clone(), *copies
+                return k + 1, *then, *copies
             for column, one in zip(record, entries, strict=True):
                 column.index_put_((k,), one)
-            return k + 1, _pack(after), after.y.clone(), after.slope.clone()
+            return k + 1, *then
 
-        carried = (count.clone(), _pack(now), now.y, now.slope, *(() if IN_PLACE else record))
+        carried = (start.clone(), *now, *(() if IN_PLACE else record))
         count, clock, y, slope, *copies = torch.while_loop(goes_on, trial, carried)  # type: ignore[no-untyped-call]
-        return _unpack(clock, y, slope), record if IN_PLACE else Record(*copies), count
+        return State(clock, y, slope), record if IN_PLACE else Record(*copies), count
 
     def unroll(
-        field: Callable[..., Any],
-        args: Sequence[Any],
-        limits: Limits,
-        now: Control,
-        record: Record,
-        count: Tensor,
-        stop: Tensor,
-    ) -> tuple[Control, Record, Tensor]:
+        field: Callable[..., Any], args: Sequence[Any], limits: Limits, now: State, record: Record, counts: Tensor
+    ) -> tuple[State, Record, Tensor]:
         dynamics = Dynamics(field, tuple(args), structure, time_dtype).evaluate
-        rows, states = [], []
+        control, rows, states = _unpack(now), [], []
         for _ in range(UNROLLED):
-            after, row, _ = attempt(dynamics, rules, limits, now)
+            after, row, _ = attempt(dynamics, rules, limits, control)
             rows.append(_row(row))
-            states.append(now.y)
-            now = after
-        return now, Record(torch.stack(rows), torch.stack(states)), torch.full_like(count, UNROLLED)
+            states.append(control.y)
+            control = after
+        return _pack(control), Record(torch.stack(rows), torch.stack(states)), torch.full_like(counts[0], UNROLLED)
 
     if unrolled:
         return torch.compile(unroll, fullgraph=True, mode="reduce-overhead")
@@ -130,15 +125,13 @@ def program_of(rules: Rules, structure: Structure | None, time_dtype: torch.dtyp
     return torch.compile(loop, fullgraph=True, options={"cpp_wrapper": True, "allow_buffer_reuse": IN_PLACE})
 
 
-def _pack(now: Control) -> Tensor:
-    """All of a control but y and slope, (7, *control), float64: one tensor is carried at less cost than seven."""
-    return torch.stack([one.double() for one in (*now[:2], *now[4:])])
+def _pack(now: Control) -> State:
+    return State(torch.stack([one.double() for one in (*now[:2], *now[4:])]), now.y, now.slope)
 
 
-def _unpack(clock: Tensor, y: Tensor, slope: Tensor) -> Control:
-    """The inverse of `_pack`."""
-    t, dt, earlier, before, *counts = clock.unbind()
-    return Control(t, dt, y, slope, earlier, before, *(one.long() for one in counts))
+def _unpack(state: State) -> Control:
+    t, dt, earlier, before, *counts = state.clock.unbind()
+    return Control(t, dt, state.y, state.slope, earlier, before, *(one.long() for one in counts))
 
 
 def _row(trial: Trial) -> Tensor:
@@ -201,41 +194,43 @@ def integrate_compiled(problem: InitialValueProblem, slope: Tensor, dt: Tensor) 
     return _joint(run) if single else run
 
 
-def _run_blocks(problem: InitialValueProblem, evaluations: int, now: Control) -> tuple[Control, list[Record]]:
+def _run_blocks(problem: InitialValueProblem, evaluations: int, control: Control) -> tuple[Control, list[Record]]:
     """Try until every sample is done: the control after it, and the records of all trials."""
     rules, limits, dynamics = rules_of(problem, stochastic=False), limits_of(problem), problem.dynamics
     unrolled = problem.y0.device.type != "cpu"
     program = program_of(rules, dynamics.structure, dynamics.time_dtype, unrolled)
-    record, records = _room(problem, now), list[Record]()
+    now, record, records = _pack(control), _room(problem, control), list[Record]()
     _let_vary(problem, limits, now, record)
-    going, taken, limit = 1, 0, FIRST
+    going, taken, seconds = 1, 0, dynamics.seconds * evaluations
     with torch.no_grad(), torch._dynamo.config.patch(recompile_limit=PROGRAMS, accumulated_recompile_limit=1024):
         while going:
             begun, before = time.perf_counter(), taken
-            count, stop = torch.tensor([before, min(before + limit, len(record.y))], device=now.t.device)
-            now, record, count = program(dynamics.field, dynamics.args, limits, now, record, count, stop)
+            stop = min(before + 1 + int(PATIENCE / max(seconds, 1e-9)), len(record.y))
+            counts = torch.tensor([before, stop], device=problem.y0.device)
+            now, record, count = program(dynamics.field, dynamics.args, limits, now, record, counts)
             if unrolled:  # the next replay of a CUDA graph overwrites its outputs
                 now, record, count = tree_map_only(Tensor, torch.clone, (now, record, count))
-            running = (now.status == int(Status.RUNNING)).any()
+            running = (now.clock[-1] == int(Status.RUNNING)).any()
             going, taken = torch.stack([running.long(), count]).tolist()
             dynamics.calls += (taken - before) * evaluations
-            limit = 1 + int((taken - before) * PATIENCE / (time.perf_counter() - begun))
+            seconds = (time.perf_counter() - begun) / max(1, taken - before)
             if not going or taken == len(record.y):
                 used = (column if taken == len(column) else column[:taken].clone() for column in record)
                 records.append(Record(*used))
-                record, taken = (_room(problem, now) if going and not unrolled else record), 0
-    return now, records
+                record, taken = (_room(problem, control) if going and not unrolled else record), 0
+    return _unpack(now), records
 
 
-def _let_vary(problem: InitialValueProblem, limits: Limits, now: Control, record: Record) -> None:
+def _let_vary(problem: InitialValueProblem, limits: Limits, now: State, record: Record) -> None:
     """Tell the compiler which sizes may be others next time: the batch, and the trials of a record."""
     if not problem.y0.ndim:
         return
-    controls = (*now[:2], *now[4:], limits.end, limits.sign) if problem.samples else ()
-    for one in (now.y, now.slope, *controls, *record):
+    ends = (limits.end, limits.sign) if problem.samples else ()
+    for one in (now.y, now.slope, *ends, *record):
         torch._dynamo.maybe_mark_dynamic(one, 0)
     torch._dynamo.maybe_mark_dynamic(record.y, 1)
     if problem.samples:
+        torch._dynamo.maybe_mark_dynamic(now.clock, 1)
         torch._dynamo.maybe_mark_dynamic(record.rows, 2)
 
 

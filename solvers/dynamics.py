@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -108,6 +109,7 @@ class Dynamics:
         self.structure = structure
         self.time_dtype = time_dtype
         self.calls = 0
+        self.seconds = 0.0  # that the checked evaluation took
         self.jacobians = 0  # counted by the stiff methods
         self.solves = 0
 
@@ -137,7 +139,9 @@ class Dynamics:
             TypeError, ValueError: it returns the wrong kind, shape, dtype or device.
         """
         self.calls += 1
+        begun = time.perf_counter()
         slope = self.raw(t, y)
+        self.seconds = time.perf_counter() - begun
         if self.structure is None:
             require_like("field", slope, y)
             return slope  # type: ignore[no-any-return]
