@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from .event import Event
 from .method import Method, real_dtype
 from .problem import InitialValueProblem
 from .switch import AutoSwitch
+from .warn import warn_user
 
 _warned: set[torch.dtype] = set()
 
@@ -158,9 +158,8 @@ def _tolerance(name: str, value: float | Tensor, y: Tensor) -> float | Tensor:
     eps = torch.finfo(y.dtype).eps
     if name == "rtol" and value < eps and y.dtype not in _warned:
         _warned.add(y.dtype)
-        warnings.warn(
-            f"rtol {value} is below the resolution of {y.dtype}, {eps:.1e}: the error estimates are rounding errors",
-            stacklevel=4,
+        warn_user(
+            f"rtol {value} is below the resolution of {y.dtype}, {eps:.1e}: the error estimates are rounding errors"
         )
     return float(value)
 

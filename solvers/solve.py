@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -26,6 +25,7 @@ from .runge_kutta import Tsit5
 from .solution import Solution
 from .switch import AutoSwitch
 from .untraced import untraced
+from .warn import warn_user
 
 
 @untraced
@@ -159,7 +159,7 @@ def _compiles(problem: InitialValueProblem, wanted: bool | str, stochastic: bool
         raise ValueError(f'compile=True is not possible: {reason}; use compile="auto" or False')
     if reason is not None and reason not in _said:
         _said.add(reason)
-        warnings.warn(f"not compiled, the steps run one by one: {reason}", stacklevel=4)
+        warn_user(f"not compiled, the steps run one by one: {reason}")
     return reason is None
 
 

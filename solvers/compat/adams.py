@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..sums import weighted
+from ..warn import warn_user
 from . import fixed_grid
 from .fixed_grid import GridSolver, Stepper
 from .pairs import RK38
@@ -85,10 +85,7 @@ class AdamsStepper(Stepper):
             before, change = change, known + field(end, y + change) * first * dt
             if self._close(before.detach(), change.detach()):
                 return change
-        warnings.warn(
-            "the corrector of the Adams method did not converge in max_iters iterations; take shorter steps",
-            stacklevel=5,
-        )
+        warn_user("the corrector of the Adams method did not converge in max_iters iterations; take shorter steps")
         self.slopes.pop()
         return change
 
@@ -111,6 +108,6 @@ class AdamsSolver(GridSolver):
         if order > MAX_ORDER:
             raise AssertionError(f"max_order must be at most {MAX_ORDER}, got {order}")
         if order < MIN_ORDER:
-            warnings.warn(f"max_order = {order} is below {MIN_ORDER}: every step is one of rk4", stacklevel=4)
+            warn_user(f"max_order = {order} is below {MIN_ORDER}: every step is one of rk4")
         iterations = int(request.options.get("max_iters", MAX_ITERS)) if self.implicit else 0
         return AdamsStepper(request, order, iterations)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..controller import Norm
+from ..warn import warn_user
 from .normalize import Tolerance, mixed_norm, request_of
 from .request import CALLBACKS, Leaves, Request, Solver
 
@@ -51,10 +51,9 @@ def with_gradient(params: Sequence[Tensor], options: Mapping[str, Any]) -> tuple
     """Those parameters that require a gradient; warns where a norm was made for all of them."""
     kept = tuple(one for one in params if one.requires_grad)
     if len(kept) < len(params) and callable(options.get("norm")):
-        warnings.warn(
+        warn_user(
             f"{len(params) - len(kept)} of {len(params)} adjoint parameters do not require a gradient: they are left "
-            f"out of the adjoint, and the norm of adjoint_options does not get them",
-            stacklevel=3,
+            f"out of the adjoint, and the norm of adjoint_options does not get them"
         )
     return kept
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..controller import Norm, rms
+from ..warn import warn_user
 from .methods import SOLVERS
 from .request import CALLBACKS, Callbacks, FlatCondition, FlatField, Leaves, Request, Solver
 
@@ -76,7 +76,7 @@ def request_of(
     norm = _norm(chosen.pop("norm", None), leaves)
     require_times(t)
     if t.device != flat.device:
-        warnings.warn(f"t lies on {t.device} and y0 on {flat.device}: t is moved there", stacklevel=3)
+        warn_user(f"t lies on {t.device} and y0 on {flat.device}: t is moved there")
         t = t.to(flat.device)
     condition = None if event_fn is None else FlatCondition(event_fn, t[0], y0, leaves)
     request = Request(
@@ -140,6 +140,6 @@ def _callbacks(func: object, leaves: Leaves | None, solver: Solver, method: str)
     found = {name: getattr(func, name, None) for name in CALLBACKS}
     invalid = {name for name, callback in found.items() if callback is not None} - set(solver.callbacks)
     if invalid:
-        warnings.warn(f"Solver '{method}' does not support callbacks {invalid}", stacklevel=4)
+        warn_user(f"Solver '{method}' does not support callbacks {invalid}")
     served = [found[name] if name in solver.callbacks else None for name in CALLBACKS]
     return Callbacks(served[0], served[1], served[2], leaves)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from ..arguments import nearest
 from ..controller import Norm
+from ..warn import warn_user
 
 Field = Callable[[Tensor, Tensor], Tensor]  # (t, y) -> dy/dt, or the value of an event
 Callback = Callable[[Tensor, Any, Tensor], object]  # (t0, y0, dt), dt > 0
@@ -111,7 +111,7 @@ class Solver(ABC):
             near = {key: nearest(key, self.options) for key in unused}
             hints = [f"did you mean {good!r} for {bad!r}?" for bad, good in near.items() if good]
             message = "; ".join([f"{self.name}: Unexpected arguments {unused}", *hints])
-            warnings.warn(message, stacklevel=4)
+            warn_user(message)
         return {key: value for key, value in options.items() if key in self.options}
 
 
