@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .capture import Captured
+from .capture import Captured, Guarded, require_known
 from .once import once
 from .problem import InitialValueProblem
 from .replay import (
@@ -22,12 +22,15 @@ from .replay import (
     piece_of,
     retake,
     same_conditions,
+    set_outputs,
     set_random_states,
 )
 from .run import Run
+from .runge_kutta import RungeKutta
 
+STATES = 3  # that the graph of a step holds beside each of its evaluations, nearly
 COLUMNS = ("ratio", "error", "stiffness")
-Integrate = Callable[[InitialValueProblem], Run]  # from a problem to its run
+Integrate = Callable[..., Run]  # the run of `Captured.origin`, given how many steps go on the tape; None: all
 
 
 class Adjoint(ABC):
@@ -39,7 +42,7 @@ class Adjoint(ABC):
 
         Args:
             problem: what is solved; its ts and y0 may carry gradients.
-            integrate: the loop.
+            integrate: the loop, over `captured.origin`.
             captured: the tensors with gradients that the dynamics hold.
         """
 
@@ -52,17 +55,13 @@ class Direct(Adjoint):
     """
 
     def run(self, problem: InitialValueProblem, integrate: Integrate, captured: Captured) -> Run:
-        if not problem.samples:
-            return integrate(problem)
-        with torch.no_grad():
-            found = integrate(problem.over(ts=problem.ts.detach(), y0=problem.y0.detach()))
-        return _tape(problem, found) if torch.is_grad_enabled() else found
+        found = integrate(taped=None)
+        return found if found.taped or not torch.is_grad_enabled() else _tape(problem, found)
 
 
 def _tape(problem: InitialValueProblem, run: Run) -> Run:
     """Take the steps of a run again, on the tape."""
-    y, samples = problem.y0, torch.arange(problem.y0.shape[0], device=problem.y0.device)
-    states: list[Tensor] = []
+    y, states = problem.y0, list[Tensor]()
     columns: dict[str, list[Tensor]] = {name: [] for name in COLUMNS if getattr(run.steps, name) is not None}
     ys, hits = torch.cat([y[None], run.ys[1:], run.ys[:1]]), [torch.zeros_like(y) for _ in run.hits]
     with same_conditions(problem, autocast_of(y.device)):
@@ -73,15 +72,14 @@ def _tape(problem: InitialValueProblem, run: Run) -> Run:
             piece = piece_of(problem, run, i, step, Wanted(), y)
             for name, column in columns.items():
                 column.append(getattr(piece, name))
-            for k in range(run.rounds[i]):
-                row = run.first[i] + k
-                assert piece.ys is not None
-                ys[torch.where(row < run.first[i + 1], row, len(ys) - 1), samples] = piece.ys[k]
+            if piece.ys is not None:
+                set_outputs(problem, run, i, ys, piece.ys)
             for h, value in enumerate(hits_each(problem, run, i, step)):
                 hits[h] = hits[h] if value is None else hits[h] + value
             states.append(y)
             y = piece.y
-    parts = {name: torch.stack(column) for name, column in columns.items() if column}
+    count = len(run.steps)
+    parts = {name: torch.stack(column).reshape(count, -1) for name, column in columns.items() if column}
     steps = replace(run.steps, y=torch.stack(states), **parts) if states else run.steps
     return replace(run, steps=steps, ys=ys[:-1], at_hits=torch.stack(hits) if hits else run.at_hits)
 
@@ -90,20 +88,38 @@ def _tape(problem: InitialValueProblem, run: Run) -> Run:
 class Checkpointed(Adjoint):
     """Keep the state at each accepted step and replay one step at a time backwards: the default.
 
-    The same gradients as `Direct`, error and stiffness estimates included, in memory for one state a step.
-    They cannot be differentiated again.
+    The same gradients as `Direct`, error and stiffness estimates included. They cannot be differentiated again.
+
+    Args:
+        tape: bytes that may be kept beside the states, nearly: the first steps of an explicit method whose samples
+            share them are not replayed as far as this holds all that their gradient needs. 0: replay all.
     """
+
+    tape: int = 2**25
+
+    def __post_init__(self) -> None:
+        if not self.tape >= 0:
+            raise ValueError(f"tape must be >= 0 bytes, got {self.tape}")
 
     def run(self, problem: InitialValueProblem, integrate: Integrate, captured: Captured) -> Run:
         box: list[Run] = []
-        inputs = (problem, integrate, box, captured.shared, problem.ts, problem.y0, *captured.tensors)
-        outputs = _Replay.apply(*inputs)  # type: ignore[no-untyped-call]
+        tensors = (problem.ts, problem.y0, *captured.tensors)
+        differentiated = torch.is_grad_enabled() and any(one.requires_grad for one in tensors)
+        taped = self._steps(problem, captured) if differentiated else 0
+        outputs = _Replay.apply(problem, integrate, box, captured, taped, *tensors)  # type: ignore[no-untyped-call]
         ys, at_hits, y, *columns = outputs
         found = box[0]
         steps = found.steps
         parts = dict(zip([name for name in COLUMNS if getattr(steps, name) is not None], columns, strict=True))
         ys = torch.cat([problem.y0[None], ys[1:]])
         return replace(found, steps=replace(steps, y=y, **parts), ys=ys, at_hits=at_hits)
+
+    def _steps(self, problem: InitialValueProblem, captured: Captured) -> int:
+        """How many steps the tape can hold."""
+        if problem.switch is not None or not isinstance(problem.method, RungeKutta) or captured.differentiating:
+            return 0
+        held = captured.held + STATES * problem.y0.nbytes
+        return self.tape // max(1, held * problem.method.evaluations)
 
 
 class _Replay(torch.autograd.Function):
@@ -115,46 +131,55 @@ class _Replay(torch.autograd.Function):
         problem: InitialValueProblem,
         integrate: Integrate,
         box: list[Run],
-        shared: bool,
+        captured: Captured,
+        taped: int,
         ts: Tensor,
         y0: Tensor,
         *known: Tensor,
     ) -> tuple[Tensor, ...]:
-        run = integrate(problem.over(ts=ts.detach(), y0=y0.detach()))
-        box.append(run)
+        with torch.set_grad_enabled(taped > 0):
+            run = integrate(taped)
         columns = [getattr(run.steps, name) for name in COLUMNS]
-        ctx.names = [name for name, column in zip(COLUMNS, columns, strict=True) if column is not None]
-        ctx.problem, ctx.autocast, ctx.shared = problem, autocast_of(y0.device), shared
-        empty = replace(run.steps, y=y0.new_empty(0), ratio=None, error=None, stiffness=None)
-        ctx.run = replace(run, steps=empty, ys=y0.new_empty(0), at_hits=y0.new_empty(0))
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(ts, run.steps.y, *known)
         present = [column for column in columns if column is not None]
-        return run.ys, run.at_hits, run.steps.y, *present
+        outputs = [run.ys, run.at_hits, run.steps.y, *present]
+        ctx.tape = outputs if run.taped else []
+        outputs = [one.detach() for one in outputs]
+        empty = y0.new_empty(0)
+        run = replace(run, ys=empty, at_hits=empty, last=run.last.detach())
+        box.append(run)
+        ctx.names = [name for name, column in zip(COLUMNS, columns, strict=True) if column is not None]
+        ctx.problem, ctx.autocast, ctx.captured = problem, autocast_of(y0.device), captured
+        ctx.run = replace(run, steps=replace(run.steps, y=empty, ratio=None, error=None, stiffness=None))
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(ts, outputs[2], *known)
+        return tuple(outputs)
 
     @staticmethod
     @once
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         ts, y, *known = ctx.saved_tensors
         needs = ctx.needs_input_grad
-        clock = ts.detach().requires_grad_(needs[4])
+        clock = ts.detach().requires_grad_(needs[5])
         problem = ctx.problem.over(ts=clock)
         run = replace(ctx.run, steps=replace(ctx.run.steps, y=y))
-        wanted = [one for one, need in zip(known, needs[6:], strict=True) if need]
+        wanted = [one for one, need in zip(known, needs[7:], strict=True) if need]
         pull = _Pull(
             problem,
             run,
             gradients,
             dict(zip(ctx.names, gradients[3:], strict=True)),
             wanted,
-            Captured(tuple(known), ctx.shared),
+            replace(ctx.captured, tensors=tuple(known)),
         )
-        with same_conditions(problem, ctx.autocast):
-            for i in reversed(range(len(run.steps))):
-                pull.step(i)
+        if run.taped < len(run.steps):
+            with same_conditions(problem, ctx.autocast):
+                for i in reversed(range(run.taped, len(run.steps))):
+                    pull.step(i)
+        if run.taped:
+            pull.tape(ctx.tape, gradients)
         sums = iter(pull.sums)
-        to_known = [next(sums) if need else None for need in needs[6:]]
-        return None, None, None, None, pull.clock if needs[4] else None, pull.state, *to_known
+        to_known = [next(sums) if need else None for need in needs[7:]]
+        return None, None, None, None, None, pull.clock if needs[5] else None, pull.state, *to_known
 
 
 class _Pull:
@@ -170,6 +195,7 @@ class _Pull:
         captured: Captured,
     ) -> None:
         self.problem, self.run, self.wanted, self.captured = problem, run, wanted, captured
+        self.slope = Guarded(problem.dynamics, (problem.ts, *captured.tensors), captured.differentiating)
         self.ys, self.at_hits, self.y, *_ = gradients
         self.columns = {name: columns.get(name) for name in COLUMNS}
         self.asks = Wanted(
@@ -190,7 +216,7 @@ class _Pull:
             set_random_states(run.random[i], problem.y0.device)
         with torch.enable_grad():
             y = run.steps.y[i].detach().requires_grad_()
-            step = retake(problem, run.steps, i, y, (problem.ts, *self.captured.tensors))
+            step = retake(problem, run.steps, i, y, self.slope)
             piece = piece_of(problem, run, i, step, self.asks, y)
         pairs = [(piece.y, self.state), (piece.ys, self._of_outputs(i)), (piece.at_hits, self._of_hits(i))]
         pairs += [
@@ -202,13 +228,33 @@ class _Pull:
         if not live:
             self.state = _plus(own, None)
             return
-        inputs = [y, *([problem.ts] if problem.ts.requires_grad else []), *self.wanted]
+        self.state = _plus(self._through(live, y, problem.ts, self.captured.shared), own)
+
+    def tape(self, outputs: list[Tensor], gradients: Sequence[Tensor | None]) -> None:
+        """Pull the gradients back through the steps on the tape, all at once."""
+        origin = self.captured.origin
+        to_outputs = list(gradients)
+        if self.run.taped < len(self.run.steps) and self.state is not None:
+            to_states = torch.zeros_like(outputs[2]) if self.y is None else self.y.clone()
+            to_states[self.run.taped] = self.state  # which has its own already
+            to_outputs[2] = to_states
+        live = [(out, g) for out, g in zip(outputs, to_outputs, strict=True) if g is not None and out.requires_grad]
+        require_known((out for out, _ in live), (origin.ts, origin.y0, *self.captured.tensors))
+        self.state = self._through(live, origin.y0, origin.ts, again=True) if live else None
+
+    def _through(self, live: list[tuple[Tensor, Tensor]], y: Tensor, ts: Tensor, again: bool) -> Tensor | None:
+        """Add to the gradients of times and known tensors, and give that of the state y.
+
+        The graph stays if it is to be used `again`.
+        """
+        inputs = [*([y] if y.requires_grad else []), *([ts] if ts.requires_grad else []), *self.wanted]
         outs, gs = zip(*live, strict=True)
-        found = list(torch.autograd.grad(outs, inputs, gs, allow_unused=True, retain_graph=self.captured.shared))
-        self.state = _plus(found.pop(0), own)
-        if problem.ts.requires_grad:
+        found = list(torch.autograd.grad(outs, inputs, gs, allow_unused=True, retain_graph=again))
+        state = found.pop(0) if y.requires_grad else None
+        if ts.requires_grad:
             self.clock = _plus(self.clock, found.pop(0))
         self.sums = [_plus(total, one) for total, one in zip(self.sums, found, strict=True)]
+        return state
 
     def _of_outputs(self, i: int) -> Tensor | None:
         if self.ys is None or not self.run.rounds[i]:

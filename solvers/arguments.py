@@ -43,7 +43,9 @@ def problem_of(
     """
     if not callable(field):
         raise TypeError(f"field must be callable as field(t, y, *args), got {type(field).__name__}")
-    methods = _methods(method)
+    methods = methods_of(method)
+    if jumps:
+        _require_within(methods)
     structure = structure_of(y0, per_sample)
     flat = y0 if isinstance(y0, Tensor) else None
     if flat is None:
@@ -59,6 +61,7 @@ def problem_of(
         raise ValueError("AutoSwitch needs an adaptive controller such as PI(), got Fixed")
     if len(methods) > 1 and per_sample:
         raise ValueError("AutoSwitch decides for the whole batch: use per_sample=False, or one stiff method")
+    _require_sequences(args=args, events=events)
     for event in events:
         if not isinstance(event, Event):
             raise TypeError(f"events must be Event objects, got {type(event).__name__}")
@@ -83,7 +86,19 @@ def problem_of(
     )
 
 
-def _methods(method: object) -> tuple[Method, ...]:
+def _require_within(methods: tuple[Method, ...]) -> None:
+    for method in methods:
+        if method.reach > 1:
+            name = type(method).__name__
+            raise ValueError(f"{name} evaluates the field beyond the end of a step, over a jump: use another method")
+
+
+def methods_of(method: object) -> tuple[Method, ...]:
+    """The method, or the two that switch.
+
+    Raises:
+        TypeError: it is no method; a near name is suggested.
+    """
     if isinstance(method, AutoSwitch):
         return (method.nonstiff, method.stiff)
     if isinstance(method, Method):
@@ -109,6 +124,12 @@ def nearest(name: str, names: Sequence[str]) -> str | None:
     return next(one for one in names if one.lower() == close[0]) if close else None
 
 
+def _require_sequences(**given: object) -> None:
+    for name, value in given.items():
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise TypeError(f"{name} must be a list or tuple, got {type(value).__name__}; put a single one in a list")
+
+
 def _controller(controller: Controller | None, method: Method) -> Controller:
     if controller is None:
         return Fixed() if method.error_order is None else PI()
@@ -123,7 +144,7 @@ def _controller(controller: Controller | None, method: Method) -> Controller:
 
 
 def _times(ts: Tensor | Sequence[float], y: Tensor, per_sample: bool) -> Tensor:
-    times = ts if isinstance(ts, Tensor) else torch.tensor(ts, dtype=torch.float64)
+    times = ts if isinstance(ts, Tensor) else _stacked(ts)
     if times.is_complex() or times.dtype == torch.bool:
         raise TypeError(f"ts must be real, got {times.dtype}")
     times = times.to(y.device, torch.float64)
@@ -141,15 +162,22 @@ def _times(ts: Tensor | Sequence[float], y: Tensor, per_sample: bool) -> Tensor:
     return times
 
 
+def _stacked(ts: Sequence[float]) -> Tensor:
+    if any(isinstance(t, Tensor) for t in ts):
+        return torch.stack([torch.as_tensor(t, dtype=torch.float64) for t in ts])
+    return torch.tensor(ts, dtype=torch.float64)
+
+
 def _tolerance(name: str, value: float | Tensor, y: Tensor) -> float | Tensor:
     if isinstance(value, Tensor):
         value = value.to(y.device, real_dtype(y))
         try:
-            torch.broadcast_shapes(value.shape, y.shape)  # type: ignore[no-untyped-call]
+            value.expand(y.shape)
         except RuntimeError:
             raise ValueError(f"{name} must broadcast to y, {tuple(y.shape)}, got {tuple(value.shape)}") from None
-        if not bool((value > 0).all() if name == "rtol" else (value >= 0).all()):
-            raise ValueError(f"{name} must be {'>' if name == 'rtol' else '>='} 0 everywhere")
+        least = value > 0 if name == "rtol" else value >= 0
+        if not bool((least & value.isfinite()).all()):
+            raise ValueError(f"{name} must be finite and {'>' if name == 'rtol' else '>='} 0 everywhere")
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}")
@@ -167,14 +195,17 @@ def _tolerance(name: str, value: float | Tensor, y: Tensor) -> float | Tensor:
 def _forced(stops: Sequence[float], jumps: Sequence[float], ts: Tensor, time_dtype: torch.dtype) -> dict[float, float]:
     """Times at which a step must end -> the time at which the next begins: beyond a jump, in the field's clock."""
     for name, times in (("stops", stops), ("jumps", jumps)):
+        if isinstance(times, (int, float)):
+            raise TypeError(f"{name} must be a list of times, got {times}; put a single one in a list")
         if not all(math.isfinite(t) for t in times):
             raise ValueError(f"{name} must be finite, got {list(times)}")
     forced = {float(t): float(t) for t in stops}
     ends = ts[[0, -1]].detach().cpu().reshape(2, -1)
     forward = bool(ends[1, 0] > ends[0, 0])
-    resolution = torch.finfo(time_dtype).eps
+    clock = torch.finfo(time_dtype)
+    rounding = 4 * torch.finfo(torch.float64).eps * float(ends.abs().max())  # of a start and a length to an end
     for jump in jumps:
-        gap = (1 if forward else -1) * max(abs(float(jump)) * resolution, torch.finfo(time_dtype).tiny)
+        gap = (1 if forward else -1) * max(2 * abs(float(jump)) * clock.eps + rounding, clock.tiny)
         forced[float(jump) - gap] = float(jump) + gap
     low, high = float(ends.min()), float(ends.max())
     inside = {t: after for t, after in forced.items() if low < t < high and low < after < high}

@@ -25,7 +25,7 @@ from .augmented import (
     live_rows,
     spread_tolerance,
 )
-from .capture import Captured
+from .capture import Captured, Guarded
 from .controller import Adaptive, Controller, Fixed, rms, rms_per_sample
 from .dynamics import Dynamics
 from .first_step import first_step
@@ -34,7 +34,7 @@ from .method import Method
 from .once import once
 from .problem import InitialValueProblem
 from .record import ADVICE, Status
-from .replay import Guarded, autocast_of, same_conditions
+from .replay import autocast_of, same_conditions
 from .run import Run
 from .switch import AutoSwitch
 
@@ -142,7 +142,7 @@ class _Solve(torch.autograd.Function):
         y0: Tensor,
         *known: Tensor,
     ) -> tuple[Tensor, ...]:
-        run = integrate(problem.over(ts=ts.detach(), y0=y0.detach()))
+        run = integrate()
         if run.random and any(ctx.needs_input_grad):
             raise ValueError(
                 f"{type(adjoint).__name__} needs a field without random numbers, as it meets other times on its way "
@@ -150,26 +150,26 @@ class _Solve(torch.autograd.Function):
             )
         box.append(run)
         ctx.adjoint, ctx.problem, ctx.autocast = adjoint, problem, autocast_of(y0.device)
-        ctx.shared, ctx.unasked = captured.shared, len(captured.tensors)
+        ctx.captured = captured
         empty = y0.new_empty(0)
         steps = replace(run.steps, y=empty, ratio=None, error=None, stiffness=None)
         ctx.run = replace(run, steps=steps, ys=empty, at_hits=empty, last=empty)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(ts, run.ys, run.at_hits, adjoint.kept(run), *captured.tensors, *known)
+        ctx.save_for_backward(ts, run.ys, run.at_hits, adjoint.kept(run), run.last, *captured.tensors, *known)
         return run.ys, run.at_hits, run.steps.y
 
     @staticmethod
     @once
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        ts, ys, at_hits, y, *tensors = ctx.saved_tensors
-        seen, known = tensors[: ctx.unasked], tensors[ctx.unasked :]
+        ts, ys, at_hits, y, last, *tensors = ctx.saved_tensors
+        known = tensors[len(ctx.captured.tensors) :]
         needs = ctx.needs_input_grad
-        run = replace(ctx.run, steps=replace(ctx.run.steps, y=y), ys=ys, at_hits=at_hits)
+        run = replace(ctx.run, steps=replace(ctx.run.steps, y=y), ys=ys, at_hits=at_hits, last=last)
         problem = ctx.problem.over(ts=ts.detach(), y0=ys[0].detach(), events=(), overshoot=False)
         wanted = tuple(one for one, need in zip(known, needs[7:], strict=True) if need)
-        field = Guarded(problem.dynamics, (*seen, *known))
+        field = Guarded(problem.dynamics, tuple(tensors), ctx.captured.differentiating)
         with same_conditions(problem, ctx.autocast):
-            back = _Back(ctx.adjoint, problem, run, Field(field, wanted, ctx.shared), needs[5])
+            back = _Back(ctx.adjoint, problem, run, Field(field, wanted, ctx.captured.shared), needs[5])
             back.pull(*gradients)
         sums = iter(back.sums)
         to_known = [next(sums) if need else None for need in needs[7:]]
@@ -241,6 +241,8 @@ class _Back:
             points.sort(key=lambda point: -point.t * self.sign)
         while points and points[0].gradient is None:
             points.pop(0)
+        if points and points[0].y is None and self.past is None:
+            points.insert(0, Point(float(self.run.reached[0]), 0, self.problem.method.lower(self.run.last), None))
         return points
 
     def _at_times(self, to_ys: Tensor | None) -> list[Point]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from types import FunctionType, MethodType
+from types import CellType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -14,17 +15,19 @@ from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
 from .dynamics import Dynamics
+from .problem import InitialValueProblem
 
 DEPTH = 4  # of containers, closures and partials that are looked through for modules
 
 
 class _Watch(TorchFunctionMode):
-    """Collects the tensors with gradients that come from outside into the operations within."""
+    """Collects the tensors with gradients that come from outside into the operations within; `own` do not count."""
 
-    def __init__(self) -> None:
+    def __init__(self, *own: Tensor) -> None:
         super().__init__()
         self.found: dict[int, Tensor] = {}
-        self._made: dict[int, Tensor] = {}
+        self._own = own
+        self._made = {id(one): one for one in own}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -39,7 +42,8 @@ class _Watch(TorchFunctionMode):
 
     def leaves(self) -> list[Tensor]:
         """The leaves that were made within, as by fields that differentiate."""
-        return [one for one in self._made.values() if one.requires_grad and one.grad_fn is None]
+        made = [one for one in self._made.values() if one.requires_grad and one.grad_fn is None]
+        return [one for one in made if all(one is not other for other in self._own)]
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:
@@ -61,47 +65,87 @@ def modules_of(field: object, depth: int = DEPTH) -> list[nn.Module]:
     if isinstance(field, functools.partial):
         inside = (field.func, *field.args, *field.keywords.values())
     elif isinstance(field, MethodType):
-        inside = (field.__self__, field.__func__)
+        inside = (field.__self__, field.__func__, *getattr(field.__self__, "__dict__", {}).values())
     elif isinstance(field, FunctionType):
-        cells = (cell.cell_contents for cell in field.__closure__ or () if cell.cell_contents is not field)
+        cells = (one for one in _contents(field.__closure__ or ()) if one is not field)
         named = (field.__globals__.get(name) for name in field.__code__.co_names)
         inside = (*cells, *(one for one in named if isinstance(one, nn.Module)))
     elif isinstance(field, (tuple, list)):
         inside = field
     elif isinstance(field, dict):
         inside = field.values()
+    elif callable(field) and not isinstance(field, type):
+        inside = getattr(field, "__dict__", {}).values()
     return [module for one in inside for module in modules_of(one, depth - 1)] if depth else []
+
+
+def _contents(cells: Iterable[CellType]) -> Iterator[Any]:
+    for cell in cells:
+        with contextlib.suppress(ValueError):  # a name that is assigned later
+            yield cell.cell_contents
 
 
 @dataclass(frozen=True, eq=False)
 class Captured:
     """Tensors with gradients on which dynamics depend.
 
-    `shared`: they are leaves, and the graph between them and the dynamics is used again at every step.
+    `origin`: the problem whose first slope showed them; its ts and y0 are leaves of their own.
+    `shared`: the tensors are leaves, and the graph between them and the dynamics is used again at every step.
+    `held`: bytes that the graph of one evaluation holds beside them, nearly.
+    `differentiating`: the field makes leaves of its own, to differentiate within.
     """
 
+    origin: InitialValueProblem
     tensors: tuple[Tensor, ...] = ()
     shared: bool = False
+    held: int = 0
+    differentiating: bool = False
 
 
-def first_slope(dynamics: Dynamics, t: Tensor, y: Tensor) -> tuple[Tensor, Captured]:
-    """The slope at (t, y), without a graph, and what the dynamics depend on.
+def first_slope(problem: InitialValueProblem) -> tuple[Tensor, Captured]:
+    """The slope at the start of a problem, and what the dynamics depend on beside time and state.
 
     Raises:
         RuntimeError: the slope depends on a tensor that cannot be found.
     """
+    origin = problem.over(ts=_leaf(problem.ts), y0=_leaf(problem.y0))
+    dynamics, (t, y) = problem.dynamics, origin.first()
     if not torch.is_grad_enabled():
-        return dynamics.checked(t, y), Captured()
-    moment, state = t.detach(), y.detach()
-    with _Watch() as watch:  # sees y itself only where the field holds it too
-        slope = dynamics.checked(moment, state)
+        return dynamics.checked(t, y), Captured(origin)
+    with _Watch(t, y) as watch:  # sees y0 itself only where the field holds it too
+        slope = dynamics.checked(t, y)
     held = (p for module in modules_of(dynamics.field) for p in module.parameters() if p.requires_grad)
     passed = (one for one in _tensors(dynamics.args) if one.requires_grad)
     found = {id(one): one for one in (*watch.found.values(), *held, *passed)}
-    tensors = tuple(found.values())
-    leaves = _leaves(tensors)
-    require_known(slope, (state, *watch.leaves(), *(tensors if leaves is None else leaves)))
-    return slope.detach(), Captured(tensors) if leaves is None else Captured(leaves, shared=True)
+    leaves = _leaves(tuple(found.values()))
+    tensors = tuple(found.values()) if leaves is None else leaves
+    own = watch.leaves()
+    known = (t, y, *own, *tensors)
+    require_known([slope], known)
+    return slope, Captured(origin, tensors, leaves is not None, saved_bytes(slope, known), bool(own))
+
+
+class Guarded:
+    """Dynamics that check that no gradient would be lost.
+
+    Args:
+        dynamics: evaluated without counting.
+        known: the tensors beside t and y whose gradients are seen to.
+        differentiating: as in `Captured`.
+    """
+
+    def __init__(self, dynamics: Dynamics, known: tuple[Tensor, ...], differentiating: bool) -> None:
+        self.dynamics, self.known, self.differentiating = dynamics, known, differentiating
+
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        with _Watch(t, y) if self.differentiating else contextlib.nullcontext() as watch:
+            slope = self.dynamics.evaluate(t, y)
+        require_known([slope], (t, y, *self.known, *(watch.leaves() if watch else ())))
+        return slope
+
+
+def _leaf(x: Tensor) -> Tensor:
+    return x.detach().requires_grad_(x.requires_grad)
 
 
 def _edge(x: Tensor) -> object:
@@ -115,7 +159,7 @@ def _leaves(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
     edges = {_edge(one) for one in tensors}
     for one in computed:
         assert one.grad_fn is not None
-        for node in _nodes(one.grad_fn, set()):
+        for node in _nodes([one.grad_fn], set()):
             if node is not one.grad_fn and (node in edges or id(getattr(node, "variable", None)) in edges):
                 break
         else:
@@ -123,7 +167,7 @@ def _leaves(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         found: dict[int, Tensor] = {id(leaf): leaf for leaf in tensors if leaf.grad_fn is None}
         for other in computed:
             assert other.grad_fn is not None
-            for node in _nodes(other.grad_fn, set()):
+            for node in _nodes([other.grad_fn], set()):
                 variable = getattr(node, "variable", None)
                 if variable is not None:
                     found.setdefault(id(variable), variable)
@@ -131,9 +175,10 @@ def _leaves(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
     return None
 
 
-def _nodes(root: Node, stop: set[object]) -> Iterator[Node]:
-    """The nodes from which a graph was computed, not going beyond those in `stop`."""
-    pending, seen = [root], {root}
+def _nodes(roots: Iterable[Node], stop: set[object]) -> Iterator[Node]:
+    """The nodes from which some were computed, not going beyond those in `stop`."""
+    pending = list(roots)
+    seen = set(pending)
     while pending:
         node = pending.pop()
         yield node
@@ -145,16 +190,14 @@ def _nodes(root: Node, stop: set[object]) -> Iterator[Node]:
                 pending.append(before)
 
 
-def require_known(slope: Tensor, tensors: Iterable[Tensor]) -> None:
-    """Raise unless all that a slope depends on is among the tensors given.
+def require_known(results: Iterable[Tensor], tensors: Iterable[Tensor]) -> None:
+    """Raise unless all that results of the dynamics depend on is among the tensors given.
 
     Raises:
         RuntimeError: its gradient would be lost.
     """
-    if slope.grad_fn is None:
-        return
     known = {_edge(one) for one in tensors}
-    for node in _nodes(slope.grad_fn, known):
+    for node in _nodes((one.grad_fn for one in results if one.grad_fn is not None), known):
         variable = getattr(node, "variable", None)
         if variable is not None and id(variable) not in known and node not in known:
             raise RuntimeError(
@@ -162,3 +205,20 @@ def require_known(slope: Tensor, tensors: Iterable[Tensor]) -> None:
                 f"its first evaluation, so that its gradient would be lost: pass it in args, make it a parameter of "
                 f"a module, or use adjoint=Direct()"
             )
+
+
+def saved_bytes(result: Tensor, tensors: Sequence[Tensor]) -> int:
+    """Bytes that the graph between tensors and a result of theirs holds beside them, nearly."""
+    sizes: dict[int, int] = {}
+    for node in _nodes([] if result.grad_fn is None else [result.grad_fn], {_edge(one) for one in tensors}):
+        for name in _saved_names(type(node)):
+            with contextlib.suppress(RuntimeError):  # it was overwritten or let go
+                for one in _tensors(getattr(node, name)):
+                    storage = one.untyped_storage()
+                    sizes[storage.data_ptr()] = storage.nbytes()
+    return sum(sizes.values()) - sum(sizes.get(pointer, 0) for pointer in {one.data_ptr() for one in tensors})
+
+
+@functools.cache
+def _saved_names(kind: type[Node]) -> tuple[str, ...]:
+    return tuple(name for name in dir(kind) if name.startswith("_saved_") or name == "saved_tensors")

@@ -58,6 +58,8 @@ def obstacle(problem: InitialValueProblem, stochastic: bool) -> str | None:
         return f"{type(problem.switch or problem.method).__name__} takes a number of evaluations that is not fixed"
     if problem.events:
         return "events are looked for by the host"
+    if problem.y0.is_complex():
+        return "the compiler cannot write complex states"
     if stochastic:
         return "the field draws random numbers"
     return _missing_compiler(problem.y0.device)
@@ -176,8 +178,9 @@ def integrate_compiled(problem: InitialValueProblem, slope: Tensor, dt: Tensor) 
     if not isinstance(problem.method, RungeKutta):
         raise TypeError(f"only explicit methods can be compiled, got {type(problem.method).__name__}")
     now, records = start_of(problem, slope, dt), list[Record]()
-    if problem.ts.shape[0] > 1 and len(problem.y0):
-        now, records = _run_blocks(problem, problem.method.evaluations, now)
+    if problem.ts.shape[0] > 1 and now.t.numel():
+        table = problem.method.table
+        now, records = _run_blocks(problem, table.stages if problem.jumps else problem.method.evaluations, now)
     single = not problem.samples  # the record of a joint solve is kept as that of one sample
     one = problem.over(y0=problem.y0[None], ts=problem.ts[:, None], samples=True) if single else problem
     now = now._replace(**{name: value[None] for name, value in now._asdict().items()}) if single else now

@@ -36,9 +36,12 @@ def _wide(x: Tensor) -> torch.dtype | None:
     return torch.float32 if x.dtype in {torch.float16, torch.bfloat16} else None
 
 
-def error_scale(y0: Tensor, y1: Tensor, rtol: float | Tensor, atol: float | Tensor) -> Tensor:
-    """The tolerated error of each entry, atol + rtol max(|y0|, |y1|)."""
-    return torch.maximum(y0.abs(), y1.abs()) * rtol + atol
+def scaled(error: Tensor, y0: Tensor, y1: Tensor, rtol: float | Tensor, atol: float | Tensor) -> Tensor:
+    """An error in units of what is tolerated of each entry, atol + rtol max(|y0|, |y1|); half precision in float32."""
+    largest = torch.maximum(y0.abs(), y1.abs())
+    if (wide := _wide(largest)) is not None:
+        error, largest = error.to(torch.complex64 if error.is_complex() else wide), largest.to(wide)
+    return error / (largest * rtol + atol)
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,12 @@ class Structure:
     shapes: tuple[tuple[int, ...], ...]  # without the batch where there is one
     dtypes: tuple[torch.dtype, ...]
     batched: bool
+    named: type[tuple[Tensor, ...]] | None = None  # a tuple with names
 
     def pack(self, leaves: Sequence[Tensor]) -> Tensor:
         """(*batch, *shape) each -> (*batch, N)."""
         start = 1 if self.batched else 0
-        return torch.cat([leaf.reshape((*leaf.shape[:start], -1)) for leaf in leaves], dim=-1)
+        return torch.cat([leaf.flatten(start) if leaf.ndim > start else leaf[..., None] for leaf in leaves], dim=-1)
 
     def unpack(self, flat: Tensor) -> Structured:
         """(..., N) -> each (..., *shape), in the dtype that came in."""
@@ -35,7 +36,9 @@ class Structure:
             _as_dtype(part.reshape((*flat.shape[:-1], *shape)), dtype)
             for part, shape, dtype in zip(torch.split(flat, sizes, dim=-1), self.shapes, self.dtypes, strict=True)
         )
-        return leaves if self.keys is None else dict(zip(self.keys, leaves, strict=True))
+        if self.keys is not None:
+            return dict(zip(self.keys, leaves, strict=True))
+        return leaves if self.named is None else self.named(*leaves)
 
     def name(self, i: int) -> str:
         """The key of the i-th leaf, as shown in errors."""
@@ -74,6 +77,7 @@ def structure_of(y0: State, batched: bool) -> Structure | None:
         shapes=tuple(tuple(leaf.shape[start:]) for leaf in leaves),
         dtypes=tuple(leaf.dtype for leaf in leaves),
         batched=batched,
+        named=type(y0) if isinstance(y0, tuple) and hasattr(y0, "_fields") else None,
     )
 
 
@@ -89,6 +93,24 @@ def _require_inexact(name: str, x: object) -> None:
         raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
     if not (x.is_floating_point() or x.is_complex()):
         raise TypeError(f"{name} must be floating point or complex, got {x.dtype}; use {name}.float()")
+
+
+class Kept:
+    """Looks at slopes as they come, and refuses a field that overwrites one that the method still needs."""
+
+    def __init__(self) -> None:
+        self._last: Tensor | None = None
+        self._version = 0
+
+    def __call__(self, slope: Tensor) -> Tensor:
+        if self._last is not None and self._last._version != self._version:
+            raise RuntimeError(
+                "field overwrote the tensor that it had returned before, which the method still needs: return a new "
+                "one, such as its clone()"
+            )
+        self._last = None if slope.is_inference() else slope
+        self._version = 0 if self._last is None else slope._version
+        return slope
 
 
 class Dynamics:
@@ -110,12 +132,13 @@ class Dynamics:
         self.time_dtype = time_dtype
         self.calls = 0
         self.seconds = 0.0  # that the checked evaluation took
+        self._kept = Kept()
         self.jacobians = 0  # counted by the stiff methods
         self.solves = 0
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         self.calls += 1
-        return self.evaluate(t, y)
+        return self._kept(self.evaluate(t, y))
 
     def evaluate(self, t: Tensor, y: Tensor) -> Tensor:
         """dy/dt without counting, for programs that are compiled."""

@@ -34,4 +34,5 @@ def first_step(problem: InitialValueProblem, slope: Tensor, order: int) -> Tenso
     d2 = norm(problem.dynamics(problem.moment(start) + signed, ahead) - slope) / h0
     steepest = torch.maximum(d1, d2)
     h1 = torch.where(steepest <= 1e-15, torch.clamp_min(h0 * 1e-3, 1e-6), (0.01 / steepest) ** (1 / order))
+    h1 = torch.where(steepest.isfinite(), h1, h0 * 1e-3)  # no slope there
     return torch.minimum(100 * h0, h1)

@@ -309,4 +309,5 @@ class Kvaerno5(ImplicitRungeKutta):
     Source: Kvaerno 2004, BIT 44(3).
     """
 
+    reach = max(KVAERNO5.c)
     table = KVAERNO5

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from .controller import Adaptive, Fixed
 from .event import locate
-from .method import Step
+from .method import Step, end_at
 from .problem import InitialValueProblem
 from .record import Status
 
 PATIENCE = 40  # rejections in a row for NaN or infinity: 0.2^40 is far below the resolution of the clock
 NEARLY = 1.01  # a step that ends this close to a stop goes there at once
+BARELY = 1 + 1e-9  # the same where steps may not be longer
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +64,7 @@ class March:
         self._slope: Callable[[], Tensor] | None = None if stochastic else lambda: slope
         self._dt = dt
         self._stochastic = stochastic
-        origin = problem.ts[0]
-        self._zero = origin - origin.detach()  # carries the gradient of the clock
+        self._zero = problem.shift(self.t)
         self._which = self._run = self._failures = 0
         self._earlier = (1.0, 1.0)
         self._signs = [one.item() for one in self._conditions(self.t, self.y)]
@@ -88,6 +88,9 @@ class March:
             if judged and not self._accepts(values[0], h):
                 continue
             hits = self._hits(step, h, values[len(judged) :])
+            after = step.y
+            if end in self.problem.jumps and self._zero.requires_grad:  # a jump does not come later with the start
+                after = end_at(step, 1 - self._zero / (self.sign * h))
             yield Accepted(self.t, self.sign * h, end, self.y, step, ratio, stiffness, self._which, hits, random)
             self.accepted += 1
             if any(self.problem.events[i].terminal for i, _ in hits):
@@ -96,7 +99,9 @@ class March:
             if judged:
                 self._plan(values, h, end)
             self._signs = values[len(judged) :]
-            self.t, self.y = self.problem.jumps.get(end, end), step.y
+            self.t, self.y = self.problem.jumps.get(end, end), after
+            if end in self.problem.jumps:
+                self._zero = self.problem.shift(self.t)
             self._slope = None if self._stochastic or end in self.problem.jumps else step.slope
 
     def _goes_on(self) -> bool:
@@ -118,9 +123,11 @@ class March:
         left = abs(self._stop - self.t)
         if isinstance(self.controller, Fixed):
             h = left if self.controller.step is None else self.controller.step
+            reach = h * BARELY
         else:
             h = min(max(self._dt, self.controller.min_step), self.controller.max_step)
-        if h * NEARLY >= left and not (self.problem.overshoot and self._stop == self.end):
+            reach = min(h * NEARLY, self.controller.max_step * BARELY)
+        if reach >= left and not (self.problem.overshoot and self._stop == self.end):
             return left, self._stop
         return h, self.t + self.sign * h
 

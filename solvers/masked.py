@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .controller import Adaptive, Fixed, error_scale, rms, rms_per_sample
-from .march import NEARLY, PATIENCE
+from .controller import Adaptive, Fixed, rms, rms_per_sample, scaled
+from .march import BARELY, NEARLY, PATIENCE
 from .method import Dynamics, Method, Step, real_dtype
 from .problem import InitialValueProblem, spread
 from .record import Status
@@ -138,7 +138,7 @@ def attempt(dynamics: Dynamics, rules: Rules, limits: Limits, now: Control) -> t
         t=t,
         dt=dt,
         y=torch.where(mask, step.y, now.y),
-        slope=now.slope if rules.fresh else torch.where(mask, step.slope(), now.slope),
+        slope=now.slope if rules.fresh else torch.where(spread(accepted, now.slope), step.slope(), now.slope),
         earlier=earlier,
         before=torch.where(accepted, now.earlier, now.before),
         failures=failures,
@@ -161,9 +161,11 @@ def _length(rules: Rules, limits: Limits, now: Control, running: Tensor) -> tupl
         target, left = torch.where(near < left, stop, target), torch.minimum(near, left)
     if isinstance(rules.controller, Adaptive):
         h = now.dt.clamp(rules.controller.min_step, rules.controller.max_step)
+        reach = (h * NEARLY).clamp_max(rules.controller.max_step * BARELY)
     else:
         h = left if rules.controller.step is None else torch.full_like(left, rules.controller.step)
-    arrives = h * NEARLY >= left
+        reach = h * BARELY
+    arrives = reach >= left
     end = torch.where(arrives, target, now.t + h * limits.sign)
     h = torch.where(running, torch.where(arrives, left, h), 0.0)
     return h, end, arrives, running & (end == now.t)
@@ -177,7 +179,7 @@ def _judge(rules: Rules, limits: Limits, now: Control, step: Step) -> tuple[Tens
     mean = rms_per_sample if rules.samples else rms
     norm = rules.controller.norm if isinstance(rules.controller, Adaptive) else None
     y0, y1 = rules.method.lower(now.y), rules.method.lower(step.y)
-    ratio = (norm or mean)(error / error_scale(y0, y1, limits.rtol, limits.atol))
+    ratio = (norm or mean)(scaled(error, y0, y1, limits.rtol, limits.atol))
     return ratio.double(), mean(error)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -45,8 +46,16 @@ class Step(ABC):
         """The solution at t + theta dt, 0 <= theta <= 1, shaped as y; theta broadcasts to y."""
 
 
+def end_at(step: Step, theta: Tensor) -> Tensor:
+    """The solution at the end of a step, with the gradient that its time has: theta, which is 1."""
+    moved = step.at(theta)
+    return moved + (step.y - moved).detach()
+
+
 class Method(ABC):
     """A one-step method: a frozen dataclass that holds constants and options, no state."""
+
+    reach: ClassVar[float] = 1.0  # how far from its start a step evaluates the dynamics, in lengths of the step
 
     @property
     @abstractmethod

@@ -21,7 +21,9 @@ class _Once(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> None:
-        raise RuntimeError("this adjoint gives first derivatives only: for second ones use adjoint=Direct()")
+        raise RuntimeError(
+            "first derivatives only: for second ones use adjoint=Direct(), which has them but for events"
+        )
 
 
 def once(backward: Backward) -> Backward:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
-from .controller import Adaptive, Controller, Fixed, error_scale, rms, rms_per_sample
+from .controller import Adaptive, Controller, Fixed, rms, rms_per_sample, scaled
 from .dynamics import Dynamics
 from .event import Event
 from .method import Method, Step
@@ -73,12 +74,28 @@ class InitialValueProblem:
         """(B,) -> (B, 1, ..., 1), which broadcasts to the solution, as the field gets it; () stays."""
         return spread(t, self.method.lower(self.y0))
 
+    def shift(self, t: float | Tensor) -> Tensor:
+        """0 with the gradient of ts[0], with which a step from t begins later; without it beyond the first jump."""
+        zero = self.ts[0] - self.ts[0].detach()
+        if not self.jumps:
+            return zero
+        before, after = next(iter(self.jumps.items()))
+        beyond = (t - after) * (after - before) >= 0
+        if isinstance(beyond, Tensor):
+            return torch.where(beyond, 0.0, zero)
+        return zero.detach() if beyond else zero
+
+    def first(self) -> tuple[Tensor, Tensor]:
+        """Time and solution at which the dynamics are evaluated first."""
+        y = self.method.lower(self.y0)
+        return self.moment(self.ts[0].expand(y.shape[0]) if self.samples else self.ts[0]), y
+
     def ratio(self, error: Tensor, y0: Tensor, y1: Tensor) -> Tensor:
         """The error of a solution in units of what is tolerated between y0 and y1: (B,) per sample, else ()."""
         norm = self.controller.norm if isinstance(self.controller, Adaptive) else None
         if norm is None:
             norm = rms_per_sample if self.samples else rms
-        return norm(error / error_scale(y0, y1, self.rtol, self.atol))
+        return norm(scaled(error, y0, y1, self.rtol, self.atol))
 
     def judge(self, error: Tensor, y: Tensor, step: Step) -> Tensor:
         """The `ratio` of a step from the method's state y."""
@@ -96,7 +113,7 @@ class InitialValueProblem:
         """
         value = event.condition(self.moment(t).to(self.dynamics.time_dtype), self.solution(y), *self.dynamics.args)
         batch = len(self.y0) if self.samples else 1
-        if not isinstance(value, Tensor) or value.is_complex():
+        if not isinstance(value, Tensor) or value.is_complex() or value.dtype == torch.bool:
             got = value.dtype if isinstance(value, Tensor) else type(value).__name__
             raise TypeError(f"condition of an Event must give a real tensor, got {got}")
         if value.numel() != batch:

@@ -28,7 +28,8 @@ class Status(enum.IntEnum):
 ADVICE = {
     Status.MAX_STEPS: "raise max_steps, loosen rtol and atol, or use Rodas5P() for stiff problems",
     Status.UNDERFLOW: "the problem is stiff: try Rodas5P() or Rosenbrock23(); or it has no solution beyond",
-    Status.NONFINITE: "the field gave NaN or infinity, however short the step; look at its value there",
+    Status.NONFINITE: "the field gave NaN or infinity, however short the step; look at its value there (or an implicit "
+    "step had no solution)",
 }
 
 

@@ -9,45 +9,28 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .capture import modules_of, require_known
-from .dynamics import Dynamics
-from .method import Step
+from .capture import modules_of
+from .method import Dynamics as Slope
+from .method import Step, end_at
 from .per_sample import fraction
 from .problem import InitialValueProblem
 from .record import Steps
 from .run import Hit, Run, values_at
 
 
-class Guarded:
-    """Dynamics that check, at the first call of a step, that no gradient would be lost."""
-
-    def __init__(self, dynamics: Dynamics, known: tuple[Tensor, ...]) -> None:
-        self.dynamics = dynamics
-        self.known = known
-        self._checked = False
-
-    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
-        slope = self.dynamics.evaluate(t, y)
-        if not self._checked and slope.grad_fn is not None:
-            require_known(slope, (t, y, *self.known))
-            self._checked = True
-        return slope
-
-
-def retake(
-    problem: InitialValueProblem, steps: Steps, i: int, y: Tensor, known: tuple[Tensor, ...] | None = None
-) -> Step:
+def retake(problem: InitialValueProblem, steps: Steps, i: int, y: Tensor, slope: Slope | None = None) -> Step:
     """The i-th accepted step from the state y: steps.y[i], or a copy of it with another graph.
 
-    Its gradient reaches y, what the dynamics hold, and ts[0]; not the length of the step.
+    Its gradient reaches y, what the dynamics hold, and ts[0]; not the length of the step. `slope` may stand in for the
+    dynamics.
     """
-    dynamics = problem.dynamics if known is None else Guarded(problem.dynamics, known)
+    dynamics = problem.dynamics.evaluate if slope is None else slope
     method = problem.methods[int(steps.method[i])]
-    zero = problem.ts[0] - problem.ts[0].detach()
     if not problem.samples:
-        return method.step(dynamics, zero + float(steps.t[i, 0]), float(steps.dt[i, 0]), y)
-    t, dt = problem.spread(zero + steps.t[i]), problem.spread(steps.dt[i])
-    return method.step(dynamics, t, dt, y)
+        begin = float(steps.t[i, 0])
+        return method.step(dynamics, problem.shift(begin) + begin, float(steps.dt[i, 0]), y)
+    t = problem.shift(steps.t[i]) + steps.t[i]
+    return method.step(dynamics, problem.spread(t), problem.spread(steps.dt[i]), y)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +70,20 @@ def piece_of(problem: InitialValueProblem, run: Run, i: int, step: Step, wanted:
         stiffness = None if stiffness is None else _where(mask, stiffness)
     ys = outputs_in(problem, run, i, step) if wanted.ys and run.rounds[i] else None
     at_hits = hits_in(problem, run, i, step) if wanted.at_hits else None
-    return Piece(step.y, ratio, error, stiffness, ys, at_hits)
+    return Piece(_end_of(problem, run.steps, i, step), ratio, error, stiffness, ys, at_hits)
+
+
+def _end_of(problem: InitialValueProblem, steps: Steps, i: int, step: Step) -> Tensor:
+    """The state after the i-th step; a jump there does not come later with the start."""
+    if not problem.jumps or not problem.ts.requires_grad or i + 1 == len(steps):
+        return step.y
+    lands = steps.t[i + 1] == next(iter(problem.jumps.values()))
+    if not bool(lands.any()):
+        return step.y
+    if not problem.samples:
+        return end_at(step, 1 - problem.shift(float(steps.t[i, 0])) / float(steps.dt[i, 0]))
+    zero = torch.where(lands, problem.shift(steps.t[i]) / torch.where(lands, steps.dt[i], 1.0), 0.0)
+    return end_at(step, problem.spread(1 - zero))
 
 
 def _where(mask: Tensor | None, value: Tensor) -> Tensor:
@@ -101,7 +97,7 @@ def outputs_in(problem: InitialValueProblem, run: Run, i: int, step: Step) -> Te
         t, dt = float(run.steps.t[i, 0]), float(run.steps.dt[i, 0])
         return torch.stack(values_at(problem, step, t, dt, inside))
     ts = problem.ts if problem.ts.ndim > 1 else problem.ts[:, None].expand(-1, step.y.shape[0])
-    start = ts[0] - ts[0].detach() + run.steps.t[i]
+    start = problem.shift(run.steps.t[i]) + run.steps.t[i]
     values = []
     for k in range(run.rounds[i]):
         theta, _ = fraction(ts, start, run.steps.dt[i], run.first[i] + k, run.first[i + 1])
@@ -118,6 +114,17 @@ def gradient_of_outputs(problem: InitialValueProblem, run: Run, i: int, gradient
     picked = [gradient[row.clamp_max(len(gradient) - 1), samples] for row in rows]
     inside = [problem.spread(row < run.first[i + 1]) for row in rows]
     return torch.stack([torch.where(mask, one, 0) for mask, one in zip(inside, picked, strict=True)])
+
+
+def set_outputs(problem: InitialValueProblem, run: Run, i: int, ys: Tensor, values: Tensor) -> None:
+    """Write `outputs_in` into ys, (T + 1, *y), whose last row takes what is meaningless."""
+    if not problem.samples:
+        ys[int(run.first[i, 0]) : int(run.first[i + 1, 0])] = values
+        return
+    samples = torch.arange(ys.shape[1], device=ys.device)
+    for k, value in enumerate(values):
+        row = run.first[i] + k
+        ys[torch.where(row < run.first[i + 1], row, len(ys) - 1), samples] = value
 
 
 def hits_each(problem: InitialValueProblem, run: Run, i: int, step: Step) -> list[Tensor | None]:
@@ -165,10 +172,12 @@ def same_conditions(problem: InitialValueProblem, autocast: tuple[bool, torch.dt
     before = [buffer.clone() for buffer in buffers]  # BatchNorm counts its batches in them
     enabled, dtype = autocast
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.autocast(device.type, dtype=dtype, enabled=enabled):
-        yield
-    for buffer, value in zip(buffers, before, strict=True):
-        buffer.data.copy_(value)  # a tape may hold the buffer, whose version must stay
+    try:
+        with torch.random.fork_rng(devices=devices), torch.autocast(device.type, dtype=dtype, enabled=enabled):
+            yield
+    finally:
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.data.copy_(value)  # a tape may hold the buffer, whose version must stay
 
 
 def autocast_of(device: torch.device) -> tuple[bool, torch.dtype]:

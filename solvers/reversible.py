@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from .adjoint import Adjoint, Integrate
-from .capture import Captured
+from .capture import Captured, Guarded
 from .method import Dynamics, Method, Step
 from .once import once
 from .problem import InitialValueProblem
 from .record import Status
 from .replay import (
-    Guarded,
     Wanted,
     autocast_of,
     gradient_of_hits,
@@ -132,9 +131,13 @@ class Reversible(Adjoint):
             raise ValueError(
                 "Reversible needs steps that all samples share, got per_sample=True: use adjoint=Checkpointed()"
             )
+        if problem.jumps and problem.ts.requires_grad:
+            raise ValueError(
+                "Reversible has no gradients of ts where the field jumps: use ts that require none, or Checkpointed()"
+            )
         box: list[Run] = []
         ys, at_hits, *columns = _Reverse.apply(  # type: ignore[no-untyped-call]
-            problem, integrate, box, captured.shared, problem.ts, problem.y0, *captured.tensors
+            problem, integrate, box, captured, problem.ts, problem.y0, *captured.tensors
         )
         steps = box[0].steps
         ratio, error = (*columns, None, None)[:2] if steps.ratio is not None else (None, (*columns, None)[0])
@@ -151,12 +154,12 @@ class _Reverse(torch.autograd.Function):
         problem: InitialValueProblem,
         integrate: Integrate,
         box: list[Run],
-        shared: bool,
+        captured: Captured,
         ts: Tensor,
         y0: Tensor,
         *known: Tensor,
     ) -> tuple[Tensor, ...]:
-        run = integrate(problem.over(ts=ts.detach(), y0=y0.detach()))
+        run = integrate()
         if run.random and any(ctx.needs_input_grad):
             raise ValueError(
                 "Reversible needs a field without random numbers, to take its steps back: put layers such as Dropout "
@@ -168,7 +171,7 @@ class _Reverse(torch.autograd.Function):
         empty = y0.new_empty(0)
         bare = replace(steps, ratio=None, error=None, stiffness=None)
         ctx.run = replace(run, steps=bare, ys=empty, at_hits=empty, last=empty)
-        ctx.problem, ctx.autocast, ctx.shared = problem, autocast_of(y0.device), shared
+        ctx.problem, ctx.autocast, ctx.captured = problem, autocast_of(y0.device), captured
         ctx.rated = steps.ratio is not None
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(ts, last, *known)
@@ -184,7 +187,8 @@ class _Reverse(torch.autograd.Function):
         ratio, error = (*gradients[2:], None, None)[:2] if ctx.rated else (None, (*gradients[2:], None)[0])
         asked = _Asked(problem, ctx.run, gradients[0], gradients[1], ratio, error)
         wanted = [one for one, need in zip(known, needs[6:], strict=True) if need]
-        back = _Back(problem, ctx.run, asked, Guarded(problem.dynamics, (clock, *known)), wanted, ctx.shared)
+        slope = Guarded(problem.dynamics, (clock, *known), ctx.captured.differentiating)
+        back = _Back(problem, ctx.run, asked, slope, wanted, ctx.captured.shared)
         with same_conditions(problem, ctx.autocast):
             back.pull(last)
         sums = iter(back.sums)

@@ -45,6 +45,7 @@ class Run:
     rounds: tuple[int, ...]
     hits: tuple[Hit, ...] = ()
     random: tuple[tuple[Tensor, ...], ...] = ()  # states of the generators before each step, where they are drawn from
+    taped: int = 0  # how many of the first steps are on a tape
 
 
 @dataclass(eq=False)
@@ -63,34 +64,40 @@ class _Lists:
     random: list[tuple[Tensor, ...]] = field(default_factory=list)
 
 
-def integrate(problem: InitialValueProblem, slope: Tensor, dt: float, stochastic: bool = False) -> Run:
-    """March through a problem whose samples share their steps, and collect."""
+def integrate(
+    problem: InitialValueProblem, slope: Tensor, dt: float, stochastic: bool = False, taped: int | None = None
+) -> Run:
+    """March through a problem whose samples share their steps, and collect; the first `taped` steps on the tape."""
     march = March(problem, slope, dt, stochastic)
     times: list[float] = problem.ts.tolist()
     lists, last = _Lists(ys=[problem.y0]), problem.y0
-    for i, piece in enumerate(march):
-        lists.pieces.append((piece.t, piece.dt, piece.method))
-        lists.y.append(piece.y)
-        error = piece.step.error()
-        for kept, value in (
-            (lists.ratio, piece.ratio),
-            (lists.error, None if error is None else problem.size(error)),
-            (lists.stiffness, piece.stiffness),
-        ):
-            if value is not None:
-                kept.append(value)
-        if piece.random is not None:
-            lists.random.append(piece.random)
-        end = piece.t + piece.dt * piece.hits[-1][1] if _ends(problem, piece) else piece.end
-        after = len(lists.ys)
-        while after < len(times) and (times[after] - end) * march.sign <= 0:
-            after += 1
-        lists.ys.extend(values_at(problem, piece.step, piece.t, piece.dt, range(len(lists.ys), after)))
-        lists.first.append(after)
-        lists.hits.extend(Hit(event, i, theta) for event, theta in piece.hits)
-        lists.at_hits.extend(piece.step.at(theta) for _, theta in piece.hits)
-        last = lists.at_hits[-1] if _ends(problem, piece) else piece.step.y
-    return _finish(problem, march, lists, last)
+    taped = problem.max_steps if taped is None else taped
+    with torch.set_grad_enabled(torch.is_grad_enabled() and taped > 0):
+        for i, piece in enumerate(march):
+            lists.pieces.append((piece.t, piece.dt, piece.method))
+            lists.y.append(piece.y)
+            error = piece.step.error()
+            for kept, value in (
+                (lists.ratio, piece.ratio),
+                (lists.error, None if error is None else problem.size(error)),
+                (lists.stiffness, piece.stiffness),
+            ):
+                if value is not None:
+                    kept.append(value)
+            if piece.random is not None:
+                lists.random.append(piece.random)
+            end = piece.t + piece.dt * piece.hits[-1][1] if _ends(problem, piece) else piece.end
+            after = len(lists.ys)
+            while after < len(times) and (times[after] - end) * march.sign <= 0:
+                after += 1
+            lists.ys.extend(values_at(problem, piece.step, piece.t, piece.dt, range(len(lists.ys), after)))
+            lists.first.append(after)
+            lists.hits.extend(Hit(event, i, theta) for event, theta in piece.hits)
+            lists.at_hits.extend(piece.step.at(theta) for _, theta in piece.hits)
+            last = lists.at_hits[-1] if _ends(problem, piece) else piece.step.y
+            if i + 1 == taped:
+                torch.set_grad_enabled(False)  # until the block ends
+    return _finish(problem, march, lists, last, taped)
 
 
 def _ends(problem: InitialValueProblem, piece: Accepted) -> bool:
@@ -102,8 +109,7 @@ def values_at(problem: InitialValueProblem, step: Step, t: float, dt: float, ins
     if not inside:
         return []
     if problem.ts.requires_grad:
-        zero = problem.ts[0] - problem.ts[0].detach()
-        theta = (problem.ts[list(inside)] - (zero + t)) / dt
+        theta = (problem.ts[list(inside)] - (problem.shift(t) + t)) / dt
         return list(step.at(theta.reshape(-1, *([1] * problem.y0.ndim))))
     ts: list[float] = problem.ts[list(inside)].tolist()
     thetas = [(one - t) / dt for one in ts]
@@ -115,7 +121,7 @@ def values_at(problem: InitialValueProblem, step: Step, t: float, dt: float, ins
     return [*step.at(theta.reshape(-1, *([1] * problem.y0.ndim))), *whole]
 
 
-def _finish(problem: InitialValueProblem, march: March, lists: _Lists, last: Tensor) -> Run:
+def _finish(problem: InitialValueProblem, march: March, lists: _Lists, last: Tensor, taped: int) -> Run:
     y0, count = problem.y0, len(lists.pieces)
     t, dt, which = zip(*lists.pieces, strict=True) if count else ((), (), ())
     status = march.status
@@ -127,9 +133,9 @@ def _finish(problem: InitialValueProblem, march: March, lists: _Lists, last: Ten
         t=torch.tensor(t, dtype=torch.float64).reshape(-1, 1),
         dt=torch.tensor(dt, dtype=torch.float64).reshape(-1, 1),
         y=torch.stack(lists.y) if count else y0.new_empty((0, *y0.shape)),
-        ratio=_column(lists.ratio, count),
-        error=_column(lists.error, count),
-        stiffness=_column(lists.stiffness, count),
+        ratio=_column(problem, lists.ratio, count, problem.method.error_order is not None),
+        error=_column(problem, lists.error, count, problem.method.error_order is not None),
+        stiffness=_column(problem, lists.stiffness, count, problem.method.has_stiffness),
         mask=torch.ones(count, 1, dtype=torch.bool),
         method=torch.tensor(which, dtype=torch.int64),
     )
@@ -147,6 +153,7 @@ def _finish(problem: InitialValueProblem, march: March, lists: _Lists, last: Ten
         rounds=tuple(b - a for a, b in pairwise(lists.first)),
         hits=tuple(lists.hits),
         random=tuple(lists.random),
+        taped=min(taped, count) if torch.is_grad_enabled() else 0,
     )
 
 
@@ -154,6 +161,8 @@ def _finite(y: Tensor) -> bool:
     return bool(y.detach().isfinite().all())
 
 
-def _column(values: list[Tensor], count: int) -> Tensor | None:
+def _column(problem: InitialValueProblem, values: list[Tensor], count: int, estimates: bool) -> Tensor | None:
     """(S, 1); None where not every step had a value."""
+    if not count and estimates:
+        return problem.ts.new_empty((0, 1))
     return torch.stack(values).reshape(-1, 1) if count and len(values) == count else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +59,7 @@ class Solution:
         """The i-th accepted step once more, with its error, stiffness and values between.
 
         Args:
-            i: its number; per sample also (B,), one for each.
+            i: its number; per sample also (B,), int64, one for each.
             detach: whether gradients reach only what the field holds, and not the state at the start of the step.
 
         Raises:
@@ -69,6 +70,10 @@ class Solution:
             raise ValueError(
                 "adjoint=Reversible() keeps no states to start a step from: put the times in ts, or use Checkpointed()"
             )
+        if not isinstance(i, Tensor) or not i.ndim:
+            i = operator.index(i)
+        elif not self.problem.samples:
+            raise TypeError(f"i must be a number where the samples share their steps, got shape {tuple(i.shape)}")
         if isinstance(i, int) and not -count <= i < count:
             raise IndexError(f"i must be a step from 0 to {count - 1}, got {i}")
         y = self.pick(self.steps.y, i)
@@ -80,19 +85,22 @@ class Solution:
 
     def _step(self, i: int | Tensor, y: Tensor) -> Step:
         problem, steps = self.problem, self.steps
-        zero = problem.ts[0] - problem.ts[0].detach()
         if not problem.samples:
-            assert isinstance(i, int)
             method = problem.methods[int(steps.method[i])]
-            return method.step(problem.dynamics.evaluate, zero + float(steps.t[i, 0]), float(steps.dt[i, 0]), y)
-        t = problem.spread(zero + self.pick(steps.t, i))
-        return problem.method.step(problem.dynamics.evaluate, t, problem.spread(self.pick(steps.dt, i)), y)
+            return method.step(problem.dynamics.evaluate, self._start(i), float(steps.dt[i, 0]), y)
+        t, dt = self._start(i), self.pick(steps.dt, i)
+        return problem.method.step(problem.dynamics.evaluate, problem.spread(t), problem.spread(dt), y)
+
+    def _start(self, i: int | Tensor) -> Tensor:
+        """The time at which the i-th step starts, with the gradient of ts[0]: () or, per sample, (B,)."""
+        t = self.pick(self.steps.t, i) if self.problem.samples else float(self.steps.t[i, 0])
+        return self.problem.shift(t) + t
 
     def __call__(self, t: float | Tensor) -> Any:
         """The solution at t, between ts[0] and what was reached, by the method's dense output.
 
         Args:
-            t: a number, or (K,) times; per sample also (B,) and (K, B).
+            t: a number, or times of any shape; per sample a number, (K,), or (K, B) with times of each sample.
 
         Returns:
             (*y0) for a number, else (K, *y0), in the structure of y0.
@@ -105,13 +113,14 @@ class Solution:
             return self.problem.solution(self._between_per_sample(asked))
         self._require_reached(asked)
         flat = [self._between(one) for one in asked.reshape(-1)]
-        return self.problem.solution(torch.stack(flat).reshape(*asked.shape, *flat[0].shape))
+        shape = (*asked.shape, *self.problem.y0.shape)
+        return self.problem.solution((torch.stack(flat) if flat else self.problem.y0.new_empty(0)).reshape(shape))
 
     def _require_reached(self, asked: Tensor) -> None:
         start = self.ts[0].detach()
-        sign = (self.ts[-1].detach() - start).sign()
+        sign = torch.where(self.ts[-1].detach() >= start, 1.0, -1.0)
         low, high = (asked - start) * sign, (asked - self.reached.to(asked.device)) * sign
-        if bool((low < 0).any() | (high > 1e-9 * (1 + self.reached.abs().max())).any()):
+        if not bool((low >= 0).all() & (high <= 1e-9 * (1 + self.reached.abs().max())).all()):
             ends = f"{float(start.min()):.6g} and {float(self.reached.min()):.6g}"
             raise ValueError(f"t must lie between {ends}, which the solve reached, got {asked.tolist()}")
 
@@ -121,9 +130,9 @@ class Solution:
         starts = self.steps.t[:, 0]
         sign = 1.0 if float(self.steps.dt[0, 0]) > 0 else -1.0
         i = int(torch.searchsorted(starts * sign, float(t.detach()) * sign, right=True).clamp(1, len(starts))) - 1
-        theta = (t - float(starts[i])) / float(self.steps.dt[i, 0])
+        theta = (t - self._start(i)) / float(self.steps.dt[i, 0])
         step = self.retake(i)
-        return step.at(theta if t.requires_grad else float(theta))
+        return step.at(theta if theta.requires_grad else float(theta))
 
     def _between_per_sample(self, asked: Tensor) -> Tensor:
         batch = self.problem.y0.shape[0]
@@ -138,6 +147,8 @@ class Solution:
         i = (torch.searchsorted(starts.T.contiguous(), (rows * sign).T.contiguous(), right=True).T - 1).clamp_min(0)
         values = []
         for row, index in zip(rows, i, strict=True):
-            theta = (row - self.pick(self.steps.t, index)) / self.pick(self.steps.dt, index)
+            theta = (row - self._start(index)) / self.pick(self.steps.dt, index)
             values.append(self.retake(index).at(self.problem.spread(theta)))
+        if not values:
+            return self.problem.y0.new_empty((0, *self.problem.y0.shape))
         return torch.stack(values) if asked.ndim else values[0]

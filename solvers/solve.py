@@ -9,14 +9,16 @@ import torch
 from torch import Tensor
 
 from .adjoint import Adjoint, Checkpointed, Direct
-from .arguments import problem_of
+from .arguments import methods_of, problem_of
 from .capture import Captured, first_slope
 from .compiled import integrate_compiled, obstacle
 from .controller import Controller, Fixed
 from .dynamics import Dynamics, State, structure_of
 from .event import Event
 from .first_step import first_step
+from .march import random_states
 from .method import Method, Step, real_dtype
+from .once import once
 from .per_sample import integrate_per_sample
 from .problem import InitialValueProblem
 from .record import Happening, Stats, Status
@@ -78,6 +80,7 @@ def odeint(
         TypeError, ValueError: an argument does not fit; it is named.
         RuntimeError: the solve stopped short and `throw` is set.
     """
+    _require_adjoint(adjoint)
     problem = problem_of(
         field, y0, ts, method, controller, per_sample, rtol, atol, args, events, stops, jumps, max_steps
     )
@@ -85,6 +88,12 @@ def odeint(
     if throw and not solution.success:
         raise RuntimeError(solution.report())
     return solution
+
+
+def _require_adjoint(adjoint: object) -> None:
+    if not isinstance(adjoint, Adjoint):
+        got = adjoint.__name__ if isinstance(adjoint, type) else repr(adjoint)
+        raise TypeError(f"adjoint must be an Adjoint such as Checkpointed() or Direct(), got {got}")
 
 
 def step(
@@ -117,6 +126,10 @@ def step(
     structure_of(y, batched=False)
     if not isinstance(y, Tensor):
         raise TypeError(f"y must be a tensor for single steps, got {type(y).__name__}")
+    if len(methods_of(method)) > 1 or method.lift(y) is not y:
+        raise ValueError(
+            f"method must carry nothing but y from step to step, which {type(method).__name__} does not: use odeint"
+        )
     dynamics = Dynamics(field, tuple(args), None, real_dtype(y))
     time = torch.as_tensor(t, dtype=torch.float64, device=y.device)
     if slope is None:
@@ -127,20 +140,24 @@ def step(
 
 def solve(problem: InitialValueProblem, adjoint: Adjoint, compile: bool | Literal["auto"] = False) -> Solution:
     """Solve a problem whose arguments were checked."""
-    before = torch.get_rng_state()
-    slope, captured = _start(problem, adjoint)
-    stochastic = not torch.equal(before, torch.get_rng_state())
+    before = random_states(problem.y0.device)
+    if isinstance(adjoint, Direct):
+        slope, captured = problem.dynamics.checked(*problem.first()), Captured(problem)
+    else:
+        slope, captured = first_slope(problem)
+    stochastic = not all(map(torch.equal, before, random_states(problem.y0.device)))
     with torch.no_grad():
         dt = _first_step(problem, slope)
     base = problem.dynamics.calls
     compiled = bool(compile) and _compiles(problem, compile, stochastic)
 
-    def forward(one: InitialValueProblem) -> Run:
+    def forward(taped: int | None = 0) -> Run:
+        one = captured.origin
         if compiled:
             return integrate_compiled(one, slope.detach(), dt)
         if one.samples:
             return integrate_per_sample(one, slope.detach(), dt, stochastic)
-        return integrate(one, slope, dt.item(), stochastic)
+        return integrate(one, slope, dt.item(), stochastic, taped)
 
     run = adjoint.run(problem, forward, captured)
     return _solution(problem, run, base)
@@ -164,15 +181,6 @@ def _compiles(problem: InitialValueProblem, wanted: bool | str, stochastic: bool
 
 
 _said: set[str] = set()
-
-
-def _start(problem: InitialValueProblem, adjoint: Adjoint) -> tuple[Tensor, Captured]:
-    """The first slope: on the tape where the gradient is taped, else with what the dynamics depend on."""
-    y = problem.method.lower(problem.y0)
-    t = problem.ts[0].expand(y.shape[0]) if problem.samples else problem.ts[0]
-    if isinstance(adjoint, Direct):
-        return problem.dynamics.checked(problem.moment(t), y), Captured()
-    return first_slope(problem.dynamics, problem.moment(t), y)
 
 
 def _first_step(problem: InitialValueProblem, slope: Tensor) -> Tensor:
@@ -221,14 +229,14 @@ def _happening(problem: InitialValueProblem, run: Run, event: int) -> Happening:
 
 def _at_event(problem: InitialValueProblem, hit: Hit, run: Run, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Time, state and mask of one hit: t solves g(t, y(t)) = 0, so that dt = -dg / (dg/dt + dg/dy f)."""
-    zero = problem.ts[0] - problem.ts[0].detach()
     if isinstance(hit.step, Tensor):
         samples = torch.arange(len(hit.step), device=hit.step.device)
         start, dt = run.steps.t[hit.step, samples], run.steps.dt[hit.step, samples]
         mask = hit.mask if hit.mask is not None else torch.ones_like(hit.step, dtype=torch.bool)
-        t = torch.where(mask, zero + start + hit.theta * dt, torch.nan)
+        t = torch.where(mask, problem.shift(start) + start + hit.theta * dt, torch.nan)
     else:
-        t = zero + float(run.steps.t[hit.step, 0]) + hit.theta * float(run.steps.dt[hit.step, 0])
+        begin = float(run.steps.t[hit.step, 0])
+        t = problem.shift(begin) + begin + hit.theta * float(run.steps.dt[hit.step, 0])
         mask = torch.ones_like(t, dtype=torch.bool)
     y = torch.where(problem.spread(mask), run.at_hits[k], torch.nan)
     if not torch.is_grad_enabled():
@@ -244,7 +252,21 @@ def _at_event(problem: InitialValueProblem, hit: Hit, run: Run, k: int) -> tuple
     ahead = problem.moment(moment - moment.detach()).to(real_dtype(slope))
     value = problem.condition(event, moment, method.lift(low.detach() + slope * ahead))
     (rate,) = torch.autograd.grad(value.sum(), moment)
-    shift = gap.double() / torch.where(mask, -rate, 1.0)
-    shift = torch.where(mask, shift - shift.detach(), 0.0)
+    shift: Tensor = _Crossing.apply(gap, torch.where(mask, rate, torch.inf))  # type: ignore[no-untyped-call]
     moved = method.lower(y) + slope * problem.moment(shift).to(real_dtype(slope))
     return t + shift, method.lift(moved), mask
+
+
+class _Crossing(torch.autograd.Function):
+    """0, with the gradient that the time of a crossing has: -dgap / rate."""
+
+    @staticmethod
+    def forward(ctx: Any, gap: Tensor, rate: Tensor) -> Tensor:
+        ctx.save_for_backward(gap, rate)
+        return torch.zeros_like(rate, dtype=torch.float64)
+
+    @staticmethod
+    @once
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        gap, rate = ctx.saved_tensors
+        return -(gradient / rate).to(gap.dtype), None

@@ -85,8 +85,9 @@ class SolverError(_Heuristic):
         normalized: E in units of the tolerance, as in the paper, or as the root mean square of the estimate itself.
         schedule: the weight as training goes on; it takes the place of `weight`.
 
-    The normalized penalty is proportional to 1 / tolerance: with rtol = 0 it is the other one divided by atol. A weight
-    found at one tolerance is carried to another by multiplying it with their quotient, or by normalized=False.
+    The normalized penalty is proportional to 1 / tolerance: where y is so small that atol is all of it, it is the other
+    one divided by atol. A weight found at one tolerance is carried to another by multiplying it with their quotient, or
+    by normalized=False.
 
     Returns:
         On call with a `Solution`: () where samples share their steps, else (B,).

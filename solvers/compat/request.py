@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..arguments import nearest
 from ..controller import Norm
+from ..dynamics import Kept
 from ..warn import warn_user
 
 Field = Callable[[Tensor, Tensor], Tensor]  # (t, y) -> dy/dt, or the value of an event
@@ -121,11 +122,12 @@ class FlatField:
     def __init__(self, func: Callable[..., Any], leaves: Leaves | None) -> None:
         self.func = func
         self.leaves = leaves
+        self._kept = Kept()
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         t = t.to(y.dtype.to_real())
         if self.leaves is None:
-            slope: Tensor = self.func(t, y)
+            slope = self._kept(self.func(t, y))
         else:
             slope = self.leaves.pack(self.func(t, self.leaves.unpack(y)))
         if slope.shape != y.shape:

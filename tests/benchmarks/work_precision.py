@@ -10,7 +10,6 @@ timed solve each, the better of two where it takes less than half a second. Peer
 """
 
 import argparse
-import importlib.util
 import math
 import sys
 import time
@@ -28,24 +27,15 @@ from invreg.solvers import Dopri8, Method, Tsit5, Vern7, odeint
 from invreg.solvers.implicit import Kvaerno5
 from invreg.solvers.rosenbrock import Rodas5P, Rosenbrock23
 
+sys.path.append(str(Path(__file__).resolve().parent.parent / "solvers"))  # its problems are those of the tests
+from problems import ALL, Problem
+
 PROBLEMS = ("Pleiades", "Arenstorf", "van der Pol, mu = 1000", "HIRES")
 QUICK_PROBLEMS = ("Pleiades", "HIRES")
 TOLERANCES = tuple(10.0**-k for k in range(3, 11))
 QUICK_TOLERANCES = (1e-3, 1e-4)
 LOW_ORDER = 1e-5  # the tightest tolerance of methods of order 2
 AGAIN = 0.5  # seconds; shorter solves are timed twice
-
-
-def load_problems() -> ModuleType:
-    """tests/solvers/problems.py."""
-    path = Path(__file__).resolve().parent.parent / "solvers" / "problems.py"
-    spec = importlib.util.spec_from_file_location("solver_problems", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 @dataclass(frozen=True)
@@ -61,13 +51,13 @@ class Point:
 
 
 # solves a problem at a tolerance: y at the end, and the evaluations
-Solve = Callable[[Any, float], tuple[Tensor, int]]
+Solve = Callable[[Problem, float], tuple[Tensor, int]]
 
 
 def ours(method: Method) -> Solve:
     """One of this library's methods, step by step."""
 
-    def solve(problem: Any, tolerance: float) -> tuple[Tensor, int]:
+    def solve(problem: Problem, tolerance: float) -> tuple[Tensor, int]:
         solution = odeint(
             problem.field,
             problem.y0,
@@ -86,7 +76,7 @@ def by_scipy(solver: str) -> Solve:
     """A solver of scipy.integrate."""
     from scipy.integrate import solve_ivp
 
-    def solve(problem: Any, tolerance: float) -> tuple[Tensor, int]:
+    def solve(problem: Problem, tolerance: float) -> tuple[Tensor, int]:
         def field(t: float, y: Any) -> Any:
             return problem.field(torch.tensor(t, dtype=torch.float64), torch.from_numpy(y)).numpy()
 
@@ -107,13 +97,12 @@ def by_scipy(solver: str) -> Solve:
 def by_torchdiffeq(torchdiffeq: ModuleType, solver: str) -> Solve:
     """A solver of torchdiffeq."""
 
-    def solve(problem: Any, tolerance: float) -> tuple[Tensor, int]:
+    def solve(problem: Problem, tolerance: float) -> tuple[Tensor, int]:
         calls = [0]
 
         def field(t: Tensor, y: Tensor) -> Tensor:
             calls[0] += 1
-            found: Tensor = problem.field(t, y)
-            return found
+            return problem.field(t, y)
 
         ts = torch.tensor([0.0, problem.t_end], dtype=torch.float64)
         atol = tolerance * problem.scale
@@ -125,7 +114,7 @@ def by_torchdiffeq(torchdiffeq: ModuleType, solver: str) -> Solve:
 def by_torchode(torchode: ModuleType) -> Solve:
     """Tsit5 of torchode, for a batch of one."""
 
-    def solve(problem: Any, tolerance: float) -> tuple[Tensor, int]:
+    def solve(problem: Problem, tolerance: float) -> tuple[Tensor, int]:
         term = torchode.ODETerm(lambda t, y: problem.field(t[0], y[0])[None])
         controller = torchode.IntegralController(atol=tolerance * problem.scale, rtol=tolerance, term=term)
         solver = torchode.AutoDiffAdjoint(torchode.Tsit5(term=term), controller)
@@ -165,7 +154,7 @@ def solvers(stiff: bool) -> tuple[dict[str, Solve], list[str]]:
     return found, absent
 
 
-def measured(problem: Any, name: str, solve: Solve, tolerance: float) -> Point | None:
+def measured(problem: Problem, name: str, solve: Solve, tolerance: float) -> Point | None:
     """One point; None where the solver gave up."""
     seconds = math.inf
     for _ in range(2):
@@ -181,7 +170,7 @@ def measured(problem: Any, name: str, solve: Solve, tolerance: float) -> Point |
     return Point(problem.name, name, tolerance, problem.error(y), calls, seconds)
 
 
-def points_of(problem: Any, tolerances: tuple[float, ...]) -> tuple[list[Point], list[Row]]:
+def points_of(problem: Problem, tolerances: tuple[float, ...]) -> tuple[list[Point], list[Row]]:
     """All points of a problem, and rows for what is missing."""
     found, absent = solvers(problem.stiff)
     points = []
@@ -234,12 +223,11 @@ def main() -> None:
     options = parser.parse_args()
     use_threads(options.threads)
     print(machine())
-    problems = load_problems()
     points: list[Point] = []
     rows: list[Row] = []
     with torch.no_grad():
         for name in QUICK_PROBLEMS if options.quick else PROBLEMS:
-            new, absent = points_of(problems.ALL[name], QUICK_TOLERANCES if options.quick else TOLERANCES)
+            new, absent = points_of(ALL[name], QUICK_TOLERANCES if options.quick else TOLERANCES)
             points += new
             for point in new:
                 note = f"error {point.error:.1e}, {point.calls} evaluations"

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from invreg.solvers import RK4, AutoSwitch, Dopri5, Event, Fixed, Heun, I, Tsit5, odeint
+from invreg.solvers import RK4, AutoSwitch, Direct, Dopri5, Event, Fixed, Heun, I, Kvaerno5, Tsit5, odeint
 from invreg.solvers import arguments as module
 from invreg.solvers.arguments import nearest
 from invreg.solvers.rosenbrock import Rosenbrock23
@@ -83,8 +83,12 @@ WRONG: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
     "atol_shape": (
         ValueError, r"atol must broadcast to y, \(2, 3\), got \(2,\)", {"atol": torch.full((2,), 0.1)}
     ),
-    "rtol_tensor": (ValueError, "rtol must be > 0 everywhere", {"rtol": torch.tensor([0.1, 0.0, 0.1])}),
-    "atol_tensor": (ValueError, "atol must be >= 0 everywhere", {"atol": torch.tensor([0.1, -1.0, 0.1])}),
+    "atol_larger_shape": (
+        ValueError, r"atol must broadcast to y, \(2, 3\), got \(4, 1, 3\)", {"atol": torch.full((4, 1, 3), 0.1)}
+    ),
+    "rtol_tensor": (ValueError, "rtol must be finite and > 0 everywhere", {"rtol": torch.tensor([0.1, 0.0, 0.1])}),
+    "rtol_tensor_infinite": (ValueError, "rtol must be finite and > 0", {"rtol": torch.tensor(float("inf"))}),
+    "atol_tensor": (ValueError, "atol must be finite and >= 0 everywhere", {"atol": torch.tensor([0.1, -1.0, 0.1])}),
     "method_class": (
         TypeError, r"method must be a Method such as Tsit5\(\), got Dopri5; did you mean Dopri5\(\)\?",
         {"method": Dopri5},
@@ -110,6 +114,21 @@ WRONG: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
         ValueError, "AutoSwitch decides for the whole batch: use per_sample=False, or one stiff method",
         {"method": AutoSwitch(Tsit5(), Rosenbrock23()), "per_sample": True},
     ),
+    "args_tensor": (TypeError, "args must be a list or tuple, got Tensor; put a", {"args": torch.ones(3)}),
+    "event": (TypeError, "events must be a list or tuple, got Event", {"events": Event(lambda t, y: y[0, 0])}),
+    "stop": (TypeError, "stops must be a list of times, got 0.5", {"stops": 0.5}),
+    "jump_reached_over": (
+        ValueError, "Kvaerno5 evaluates the field beyond the end of a step, over a jump: use another method",
+        {"method": Kvaerno5(), "jumps": [0.5]},
+    ),
+    "condition_bool": (
+        TypeError, "condition of an Event must give a real tensor, got torch.bool",
+        {"events": [Event(lambda t, y: (y < 0.5).any())]},
+    ),
+    "adjoint_class": (
+        TypeError, r"adjoint must be an Adjoint such as Checkpointed\(\) or Direct\(\), got Direct", {"adjoint": Direct}
+    ),
+    "adjoint_none": (TypeError, "adjoint must be an Adjoint such as .* got None", {"adjoint": None}),
     "events": (TypeError, "events must be Event objects, got function", {"events": [decay]}),
     "max_steps_zero": (ValueError, "max_steps must be an integer > 0, got 0", {"max_steps": 0}),
     "max_steps_kind": (ValueError, "max_steps must be an integer > 0, got 10.0", {"max_steps": 10.0}),

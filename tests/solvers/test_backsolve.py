@@ -1,76 +1,22 @@
-import functools
-import math
-from collections.abc import Callable
 from dataclasses import FrozenInstanceError
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from gradients import (
+    REFERENCE,
+    Net,
+    distance,
+    gradients,
+    reference_gradients,
+    saved_entries,
+    tensors,
+    weighted,
+)
+from torch import Tensor
 
 from invreg.solvers import PI, RK4, Checkpointed, Direct, Event, Fixed, Tsit5, odeint
 from invreg.solvers.adjoint import Adjoint
 from invreg.solvers.backsolve import Backsolve
-
-REFERENCE = 1e-10  # tolerance of the solve that is differentiated directly
-
-
-class Net(nn.Module):
-    """dy/dt = net(y) cos t, which counts its evaluations."""
-
-    def __init__(self, size: int = 3, width: int = 6) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.net = nn.Sequential(nn.Linear(size, width), nn.Tanh(), nn.Linear(width, size)).double()
-        self.calls = 0
-
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        self.calls += 1
-        return self.net(y) * torch.cos(t)
-
-
-def tensors(seed: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    y0 = torch.randn(2, 3, dtype=torch.float64, generator=generator).requires_grad_()
-    leaf = torch.randn(3, dtype=torch.float64, generator=generator).requires_grad_()
-    return y0, leaf, torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
-
-
-def weighted(ys: Tensor) -> Tensor:
-    weights = torch.linspace(-1, 1, ys.numel(), dtype=torch.float64).reshape(ys.shape)
-    return (ys.abs().square() * weights).sum()
-
-
-def gradients(adjoint: Adjoint, tol: float, sign: float = 1.0, **options: Any) -> tuple[Tensor, ...]:
-    """Of y0, ts, a leaf behind a closed-over tensor, an argument, the parameters of a module."""
-    y0, leaf, arg = tensors()
-    net = Net()
-    closed = leaf.sin() * 2
-    ts = (torch.tensor([0.1, 0.5, 0.9, 2.0], dtype=torch.float64) * sign).requires_grad_()
-
-    def field(t: Tensor, y: Tensor, a: Tensor) -> Tensor:
-        return net(t, y) * a + closed * torch.cos(t * y)
-
-    ys = odeint(field, y0, ts, args=(arg,), rtol=tol, atol=tol, adjoint=adjoint, **options).ys
-    return torch.autograd.grad(weighted(ys), [y0, ts, leaf, arg, *net.parameters()])
-
-
-@functools.cache
-def reference_gradients(sign: float = 1.0) -> tuple[Tensor, ...]:
-    return gradients(Direct(), REFERENCE, sign)
-
-
-def distance(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> float:
-    return max(float((a - b).abs().max()) for a, b in zip(one, other, strict=True))
-
-
-@pytest.mark.parametrize("sign", [1.0, -1.0])
-@pytest.mark.parametrize("seminorm", [False, True])
-def test_gradients_come_to_those_of_direct_as_the_tolerance_falls(sign: float, seminorm: bool) -> None:
-    reference = reference_gradients(sign)
-    loose, tight = (distance(gradients(Backsolve(seminorm=seminorm), tol, sign), reference) for tol in (1e-4, 1e-8))
-    assert tight < 1e-6
-    assert loose > 100 * tight
 
 
 def test_tolerances_of_the_backward_solve_are_its_own() -> None:
@@ -88,16 +34,8 @@ def test_fixed_steps_work_in_both_directions() -> None:
 
 
 def test_tensor_tolerances_are_taken_over() -> None:
-    reference = reference_gradients()
-    y0, leaf, arg = tensors()
-    net, closed = Net(), leaf.sin() * 2
-    ts = torch.tensor([0.1, 0.5, 0.9, 2.0], dtype=torch.float64, requires_grad=True)
-    tol = torch.full((3,), 1e-8, dtype=torch.float64)
-    ys = odeint(
-        lambda t, y: net(t, y) * arg + closed * torch.cos(t * y), y0, ts, rtol=tol, atol=tol, adjoint=Backsolve()
-    ).ys
-    found = torch.autograd.grad(weighted(ys), [y0, ts, leaf, arg, *net.parameters()])
-    assert distance(found, reference) < 1e-6
+    found = gradients(Backsolve(), torch.full((3,), 1e-8, dtype=torch.float64))
+    assert distance(found, reference_gradients()) < 1e-6
 
 
 def test_seminorm_needs_fewer_evaluations_where_parameters_set_the_steps() -> None:
@@ -202,22 +140,6 @@ def test_jumps_are_met_on_the_way_back(sign: float) -> None:
     assert distance(found(Backsolve(), 1e-9), found(Direct(), REFERENCE)) < 1e-6
 
 
-@pytest.mark.parametrize("terminal", [False, True])
-def test_events_and_values_between_times_have_gradients(terminal: bool) -> None:
-    y0, leaf, _ = tensors()
-    ts = torch.tensor([0.1, 0.5, 2.0], dtype=torch.float64, requires_grad=True)
-    event = Event(lambda t, y: y[0, 0] - y0[0, 0].detach() - t, terminal=terminal)
-
-    def found(adjoint: Adjoint, tol: float) -> tuple[Tensor, ...]:
-        solution = odeint(lambda t, y: 2 - y.sin() * leaf * t, y0, ts, rtol=tol, atol=tol, events=[event],
-                          adjoint=adjoint)  # fmt: skip
-        happened = solution.events[0]
-        loss = weighted(happened.y) + happened.t.square().sum() + solution(0.12).pow(3).sum()
-        return torch.autograd.grad(loss + weighted(solution.ys.nan_to_num()), [y0, ts, leaf])
-
-    assert distance(found(Backsolve(), 1e-9), found(Direct(), REFERENCE)) < 1e-5
-
-
 def test_only_the_parameters_asked_for_get_gradients() -> None:
     net = Net()
     y0 = tensors()[0]
@@ -227,66 +149,16 @@ def test_only_the_parameters_asked_for_get_gradients() -> None:
     assert all(one.grad is None for one in net.net[2].parameters())
 
 
-def test_the_norm_gets_the_parts_of_the_augmented_state() -> None:
-    net = Net()
-    y0 = tensors()[0]
-    shapes = set()
-
-    def norm(parts: tuple[Tensor, ...]) -> Tensor:
-        shapes.add(tuple(tuple(part.shape) for part in parts))
-        return torch.stack([part.abs().max() for part in parts]).max()
-
-    odeint(net, y0, [0.0, 1.0], adjoint=Backsolve(norm=norm)).ys.sum().backward()
-    assert shapes == {((), (2, 3), (2, 3), (6, 3), (6,), (3, 6), (3,))}
-
-
-def test_step_estimates_have_no_graph() -> None:
-    solution = odeint(Net(), tensors()[0], [0.0, 1.0], adjoint=Backsolve())
-    for column in (solution.steps.ratio, solution.steps.error, solution.steps.stiffness):
-        assert column is not None
-        assert not column.requires_grad
-    assert solution.ys.requires_grad
-
-
 def test_without_gradients_there_is_no_graph() -> None:
     with torch.no_grad():
         assert not odeint(Net(), tensors()[0], [0.0, 1.0], adjoint=Backsolve()).ys.requires_grad
 
 
-def saved(adjoint: Adjoint, field: Callable[..., Tensor], tol: float) -> int:
-    sizes: list[int] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
-        odeint(field, tensors()[0], [0.0, 1.0], rtol=tol, atol=tol, adjoint=adjoint)
-    return sum(sizes)
-
-
 def test_memory_does_not_grow_with_the_steps() -> None:
-    assert saved(Backsolve(), Net(), 1e-3) == saved(Backsolve(), Net(), 1e-10) < saved(Checkpointed(), Net(), 1e-10)
+    def saved(adjoint: Adjoint, tol: float) -> int:
+        return saved_entries(Net(), tensors()[0], adjoint=adjoint, rtol=tol, atol=tol)
 
-
-def test_a_failed_backward_solve_says_so() -> None:
-    y0 = torch.ones(1, dtype=torch.float64, requires_grad=True)
-    # forwards this forgets its start, backwards it explodes
-    ys = odeint(lambda t, y: -200 * (y - t.cos()), y0, [0.0, 1.0], rtol=1e-4, atol=1e-4, max_steps=150,
-                adjoint=Backsolve(rtol=1e-9, atol=1e-9)).ys  # fmt: skip
-    with pytest.raises(
-        RuntimeError, match=r"backward solve from t = 1 to t = 0: max_steps .* adjoint=Checkpointed\(\)"
-    ):
-        ys.sum().backward()
-
-
-def test_a_second_derivative_is_refused() -> None:
-    y0 = tensors()[0]
-    ys = odeint(lambda t, y: -y.pow(3), y0, [0.0, 1.0], adjoint=Backsolve()).ys
-    (first,) = torch.autograd.grad(ys.square().sum(), y0, create_graph=True)
-    with pytest.raises(RuntimeError, match="second ones use adjoint=Direct"):
-        first.sum().backward()
-
-
-def test_random_fields_are_refused() -> None:
-    y0 = tensors()[0]
-    with pytest.raises(ValueError, match="Backsolve needs a field without random numbers"):
-        odeint(lambda t, y: -y * torch.rand_like(y), y0, [0.0, 0.1], rtol=1, atol=1, adjoint=Backsolve())
+    assert saved(Backsolve(), 1e-3) == saved(Backsolve(), 1e-10) < saved(Checkpointed(tape=0), 1e-10)
 
 
 def test_gradients_of_events_per_sample_are_refused() -> None:
@@ -295,22 +167,6 @@ def test_gradients_of_events_per_sample_are_refused() -> None:
                       adjoint=Backsolve())  # fmt: skip
     with pytest.raises(RuntimeError, match=r"per_sample=True gives gradients of ys only.*Checkpointed\(\)"):
         solution.events[0].t.sum().backward()
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"rtol": 0.0}, ValueError, "rtol must be finite and > 0"),
-        ({"atol": math.inf}, ValueError, "atol must be finite and > 0"),
-        ({"method": Tsit5}, TypeError, "method must be a Method"),
-        ({"controller": 0.1}, TypeError, "controller must be"),
-        ({"seminorm": True, "norm": lambda parts: parts[0]}, ValueError, "norm must be None with seminorm"),
-        ({"params": (1.0,)}, TypeError, "params must be tensors"),
-    ],
-)
-def test_wrong_options_are_named(options: dict[str, Any], error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        Backsolve(**options)
 
 
 def test_a_method_without_error_estimate_needs_fixed_steps() -> None:

@@ -16,11 +16,6 @@ EVERYWHERE = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
 TS = [0.0, 0.4, 1.0]
 
 
-@pytest.fixture(params=[False, True], ids=["joint", "per_sample"])
-def per_sample(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
-
-
 def start() -> Tensor:
     return torch.tensor([[0.3, -1.0], [1.2, 0.1]], dtype=torch.float64)
 
@@ -242,11 +237,11 @@ def test_modules_are_found_wherever_a_field_holds_them() -> None:
 def test_a_slope_may_depend_on_known_tensors_only() -> None:
     a, b = torch.ones(2, requires_grad=True), torch.ones(3, requires_grad=True)
     middle = a.exp()
-    require_known(middle * 2, [a])
-    require_known(middle * 2, [middle])
-    require_known(torch.ones(2), [])
+    require_known([middle * 2], [a])
+    require_known([middle * 2], [middle])
+    require_known([torch.ones(2)], [])
     with pytest.raises(RuntimeError, match=r"tensor of shape \(3,\)"):
-        require_known(middle.sum() + b.sum(), [a])
+        require_known([middle.sum() + b.sum()], [a])
 
 
 def test_a_distributed_module_may_solve_in_its_forward(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from invreg.solvers import PI, PID, Bosh3, Fixed, I, Status, Tsit5, odeint
-from invreg.solvers.controller import Adaptive, error_scale, rms, rms_per_sample
+from invreg.solvers import PI, PID, Bosh3, Fixed, I, Status, odeint
+from invreg.solvers.controller import Adaptive, rms, rms_per_sample, scaled
 
 CONTROLLERS = {"pi": PI, "i": I, "pid": PID}
 
@@ -132,5 +132,11 @@ def test_the_mean_square_of_half_precision_does_not_overflow() -> None:
 
 def test_the_scale_of_an_error_is_that_of_the_larger_state() -> None:
     y0, y1 = torch.tensor([1.0, -4.0]), torch.tensor([-2.0, 3.0])
-    torch.testing.assert_close(error_scale(y0, y1, 0.1, 0.5), torch.tensor([0.7, 0.9]))
-    assert Tsit5().order == 5
+    error = torch.tensor([1.4, -1.8])
+    torch.testing.assert_close(scaled(error, y0, y1, 0.1, 0.5), torch.tensor([2.0, -2.0]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_an_error_of_half_precision_may_be_far_above_the_tolerance(dtype: torch.dtype) -> None:
+    error, zero = torch.full((2,), 3.0, dtype=dtype), torch.zeros(2, dtype=dtype)
+    torch.testing.assert_close(scaled(error, zero, zero, 1e-3, 1e-6), torch.full((2,), 3e6))

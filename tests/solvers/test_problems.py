@@ -16,15 +16,12 @@ same rtol and atol. A row passes where this is at most `FACTOR`, and also where 
 from __future__ import annotations
 
 import functools
-import importlib.util
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
+import problems
 import pytest
 import torch
 from scipy.integrate import solve_ivp
@@ -32,19 +29,6 @@ from scipy.integrate import solve_ivp
 from invreg.solvers import AutoSwitch, Bosh3, Dopri5, Dopri8, Heun, Method, Tsit5, Vern7, odeint
 from invreg.solvers.implicit import Kvaerno3, Kvaerno5
 from invreg.solvers.rosenbrock import Rodas5P, Rosenbrock23
-
-
-def _load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"solver_{name}", Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-problems = _load("problems")
 
 FACTOR = 10.0
 

@@ -36,6 +36,9 @@ EXPLICIT = {
     "vern7": Vern7(),
 }
 STIFFNESS = {"dopri5": Dopri5, "tsit5": Tsit5, "dopri8": Dopri8, "vern7": Vern7}
+each_norm = pytest.mark.parametrize("norm", ["rms", "max"])
+each_estimate = pytest.mark.parametrize("name", STIFFNESS)
+each_method = pytest.mark.parametrize("name", EXPLICIT)
 COUNTS = {1: 256, 2: 64, 3: 32, 4: 32, 5: 128, 7: 32, 8: 16}  # steps, for which the leading error term leads
 END = 3.0
 
@@ -84,7 +87,7 @@ def errors(method: Method, problem: Problem, count: int) -> tuple[float, float, 
     )
 
 
-@pytest.mark.parametrize("name", EXPLICIT)
+@each_method
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_the_error_of_fixed_steps_falls_with_the_order_of_the_method(problem: str, name: str) -> None:
     method, count = EXPLICIT[name], COUNTS[EXPLICIT[name].order]
@@ -96,7 +99,7 @@ def test_the_error_of_fixed_steps_falls_with_the_order_of_the_method(problem: st
     assert interior == pytest.approx(called, abs=0.02)
 
 
-@pytest.mark.parametrize("name", EXPLICIT)
+@each_method
 def test_the_time_of_an_event_converges_with_the_order_of_the_values_between_steps(name: str) -> None:
     method = EXPLICIT[name]
     exact = math.asin(0.37)
@@ -115,8 +118,8 @@ def test_the_time_of_an_event_converges_with_the_order_of_the_values_between_ste
 
 
 @pytest.mark.parametrize("rotated", [False, True])
-@pytest.mark.parametrize("norm", ["rms", "max"])
-@pytest.mark.parametrize("name", STIFFNESS)
+@each_norm
+@each_estimate
 def test_the_stiffness_is_the_dominant_eigenvalue_where_stability_bounds_the_steps(
     name: str, norm: str, rotated: bool
 ) -> None:
@@ -134,8 +137,8 @@ def test_the_stiffness_is_the_dominant_eigenvalue_where_stability_bounds_the_ste
 
 
 @pytest.mark.parametrize("per_sample", [False, True])
-@pytest.mark.parametrize("norm", ["rms", "max"])
-@pytest.mark.parametrize("name", STIFFNESS)
+@each_norm
+@each_estimate
 def test_the_stiffness_of_y_prime_equal_to_a_y_is_a_and_its_derivative_is_one(
     name: str, norm: str, per_sample: bool
 ) -> None:
@@ -152,7 +155,7 @@ def test_the_stiffness_of_y_prime_equal_to_a_y_is_a_and_its_derivative_is_one(
     torch.testing.assert_close(gradient[:, 0], solution.steps.mask.sum(0).double(), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("norm", ["rms", "max"])
+@each_norm
 def test_the_stiffness_of_a_constant_solution_is_zero_and_so_is_its_gradient(norm: str) -> None:
     y0 = torch.zeros(2, dtype=torch.float64, requires_grad=True)
     solution = odeint(lambda t, y: -y, y0, [0.0, 1.0], method=Tsit5(stiffness_norm=norm))
@@ -180,7 +183,7 @@ def test_the_error_estimate_falls_with_one_order_more_than_that_of_the_embedded_
     assert estimate(0.1) > 0
 
 
-@pytest.mark.parametrize("name", EXPLICIT)
+@each_method
 def test_a_step_gives_the_same_for_a_number_a_scalar_and_a_column_of_lengths(name: str) -> None:
     method = EXPLICIT[name]
     y0 = torch.tensor([[1.0, 0.3], [0.2, -1.0]], dtype=torch.float64)
@@ -197,7 +200,7 @@ def test_a_step_gives_the_same_for_a_number_a_scalar_and_a_column_of_lengths(nam
             torch.testing.assert_close(other.error(), plain.error(), rtol=1e-11, atol=1e-16)
 
 
-@pytest.mark.parametrize("name", EXPLICIT)
+@each_method
 def test_the_values_between_meet_those_at_both_ends_of_a_step(name: str) -> None:
     method = EXPLICIT[name]
     y0 = torch.tensor([1.0, 0.3], dtype=torch.float64)
@@ -207,7 +210,7 @@ def test_the_values_between_meet_those_at_both_ends_of_a_step(name: str) -> None
     torch.testing.assert_close(step.at(torch.tensor(0.4, dtype=torch.float64)), step.at(0.4), rtol=1e-14, atol=1e-14)
 
 
-@pytest.mark.parametrize("name", EXPLICIT)
+@each_method
 def test_a_step_evaluates_the_field_as_often_as_its_method_says(name: str) -> None:
     method, calls = EXPLICIT[name], []
 
@@ -222,3 +225,14 @@ def test_a_step_evaluates_the_field_as_often_as_its_method_says(name: str) -> No
     assert len(calls) == method.evaluations
     step.error(), step.stiffness(False), step.slope()
     assert len(calls) == method.evaluations
+
+
+def test_weights_that_dopri5_does_not_know_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^weights must be 'classical' or 'shampine', got 'nonsense'$"):
+        Dopri5(weights="nonsense")  # type: ignore[arg-type]
+
+
+@each_estimate
+def test_a_stiffness_norm_that_is_not_known_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"^stiffness_norm must be 'rms' or 'max', got 'nonsense'$"):
+        STIFFNESS[name](stiffness_norm="nonsense")
