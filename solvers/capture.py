@@ -27,11 +27,13 @@ class _Watch(TorchFunctionMode):
         super().__init__()
         self.found: dict[int, Tensor] = {}
         self._own = own
+        self.drew = False  # from a generator of the field's own
         self._made = {id(one): one for one in own}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        self.drew |= kwargs is not None and kwargs.get("generator") is not None
         for one in _tensors((args, kwargs or {})):
             if id(one) not in self._made and one.requires_grad:
                 self.found.setdefault(id(one), one)
@@ -106,7 +108,7 @@ def first_slope(problem: InitialValueProblem) -> tuple[Tensor, Captured]:
     """The slope at the start of a problem, and what the dynamics depend on beside time and state.
 
     Raises:
-        RuntimeError: the slope depends on a tensor that cannot be found.
+        RuntimeError: the slope depends on a tensor that cannot be found, or on numbers that cannot be drawn again.
     """
     origin = problem.over(ts=_leaf(problem.ts), y0=_leaf(problem.y0))
     dynamics, (t, y) = problem.dynamics, origin.first()
@@ -122,6 +124,11 @@ def first_slope(problem: InitialValueProblem) -> tuple[Tensor, Captured]:
     own = watch.leaves()
     known = (t, y, *own, *tensors)
     require_known([slope], known)
+    if watch.drew and any(one.requires_grad for one in (t, y, *tensors)):
+        raise RuntimeError(
+            "field draws from a generator of its own, which a replay cannot set back: draw from torch's, or use "
+            "adjoint=Direct()"
+        )
     return slope, Captured(origin, tensors, leaves is not None, saved_bytes(slope, known), bool(own))
 
 

@@ -296,7 +296,7 @@ def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 120) -
         time.sleep(0.02)
 
 
-LONG = ("--prior", "tv", "--algorithm", "fista:rtol=0", "--iterations", 200)
+LONG = ("--prior", "tv", "--algorithm", "fista:rtol=0", "--iterations", 60)
 
 
 @pytest.mark.slow

@@ -158,15 +158,15 @@ def test_blocks_of_trials_obey_the_settings(options: dict[str, Any], per_sample:
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_gradients_through_blocks_of_trials_are_those_of_the_replay(per_sample: bool, uncompiled: None) -> None:
     found = []
-    for options in ({}, {"compile": True}, {"adjoint": Direct()}):
+    for options in ({}, {"compile": True}, {"adjoint": Direct()}, {"adjoint": Direct(), "compile": True}):
         rate = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
         y0 = starts().requires_grad_()
         solution = odeint(lambda t, y, rate=rate: oscillator(t, y) - rate * y, y0, [0.0, 0.5, 2.0], rtol=1e-5,
                           per_sample=per_sample, **options)  # fmt: skip
         total = solution.ys.square().sum() + solution.steps.error.sum() + solution.steps.stiffness.sum()
         found.append(torch.autograd.grad(total, [rate, y0]))
-    torch.testing.assert_close(found[1], found[0], rtol=1e-7, atol=1e-8)
-    torch.testing.assert_close(found[2], found[0], rtol=1e-7, atol=1e-8)
+    for one in found[1:]:
+        torch.testing.assert_close(one, found[0], rtol=1e-7, atol=1e-8)
 
 
 @pytest.mark.parametrize("per_sample", [False, True])
@@ -182,9 +182,7 @@ def test_blocks_of_trials_tell_of_nan(per_sample: bool, uncompiled: None) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "per_sample"), [("tsit5", False), ("tsit5", True), ("dopri5", True), ("bosh3", False), ("vern7", True)]
-)
+@pytest.mark.parametrize(("name", "per_sample"), [("tsit5", False), ("tsit5", True), ("bosh3", True), ("vern7", False)])
 def test_a_compiled_solve_is_the_eager_one(name: str, per_sample: bool) -> None:
     options = {"method": METHODS[name], "per_sample": per_sample, "rtol": 1e-5, "atol": 1e-6}
     for count in (2, 20):
@@ -202,7 +200,7 @@ def test_a_compiled_solve_backward_in_time_of_a_tuple_is_the_eager_one(per_sampl
 
     y0 = starts(), torch.linspace(1, 2, 8, dtype=torch.float64)
     ts = torch.linspace(2, 0, 5, dtype=torch.float64)
-    options = {"per_sample": per_sample, "rtol": 1e-5, "atol": 1e-6}
+    options = {"method": Bosh3(), "per_sample": per_sample, "rtol": 1e-5, "atol": 1e-6}
     with torch.no_grad():
         one = odeint(field, y0, ts, compile=True, **options)
         require_near(one, odeint(field, y0, ts, **options), 1e-5)
@@ -216,7 +214,8 @@ def test_another_batch_tolerance_or_time_is_served_by_the_same_program(per_sampl
 
     def run(count: int, end: float, **options: Any) -> None:
         with torch.no_grad():
-            odeint(oscillator, starts(count), [0.0, end], compile=True, per_sample=per_sample, **options)
+            odeint(oscillator, starts(count), [0.0, end], method=Bosh3(), compile=True, per_sample=per_sample,
+                   **options)  # fmt: skip
 
     run(64, 1.0)
     before = counters["stats"]["unique_graphs"]
@@ -239,7 +238,8 @@ def test_gradients_through_a_compiled_solve_are_the_eager_ones(per_sample: bool)
     found = []
     for how in (False, True):
         y0 = starts().requires_grad_()
-        solution = odeint(field, y0, [0.0, 0.5, 2.0], per_sample=per_sample, rtol=1e-8, atol=1e-8, compile=how)
+        solution = odeint(field, y0, [0.0, 0.5, 2.0], method=Bosh3(), per_sample=per_sample, rtol=1e-7, atol=1e-7,
+                          compile=how)  # fmt: skip
         total = solution.ys.square().sum() + solution.steps.error.sum()
         found.append(torch.autograd.grad(total, [y0, *net.parameters()]))
     torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-6)
