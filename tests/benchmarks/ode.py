@@ -17,7 +17,7 @@ import torch
 from timing import Job, Row, machine, missing, peer, race, table, use_threads
 from torch import Tensor, nn
 
-from invreg.solvers import Adjoint, Checkpointed, Direct, Dopri5, Fixed, Heun, Solution, odeint
+from invreg.solvers import Checkpointed, Direct, Dopri5, Fixed, Heun, I, Solution, odeint
 
 TOLERANCE = 1e-6
 NETWORK_TOLERANCE = 1e-5
@@ -166,12 +166,23 @@ def networks(repeats: int, end: float) -> list[Row]:
     tight: dict[str, Any] = {"rtol": NETWORK_TOLERANCE, "atol": NETWORK_TOLERANCE}
     notes: dict[str, str] = {}
 
-    def ours(adjoint: Adjoint) -> Job:
-        return lambda: odeint(network, y0, [0.0, end], adjoint=adjoint, **tight).ys[-1].square().sum().backward()
+    shampine = Dopri5(weights="shampine")
+    ours: dict[str, dict[str, Any]] = {
+        "checkpointed": {},
+        "checkpointed, all replayed": {"adjoint": Checkpointed(tape=0)},
+        "checkpointed, compiled": {"compile": True},
+        "checkpointed, dopri5": {"method": shampine, "controller": I()},
+        "direct": {"adjoint": Direct()},
+        "direct, dopri5": {"adjoint": Direct(), "method": shampine, "controller": I()},
+    }
 
-    jobs = {"invreg, checkpointed": ours(Checkpointed()), "invreg, direct": ours(Direct())}
-    evaluations = int(odeint(network, y0, [0.0, end], **tight).stats.nfe)
-    notes["invreg, checkpointed"] = f"NFE forward {evaluations}"
+    def of(options: dict[str, Any]) -> Job:
+        return lambda: odeint(network, y0, [0.0, end], **tight, **options).ys[-1].square().sum().backward()
+
+    jobs = {f"invreg, {name}": of(options) for name, options in ours.items()}
+    for name, options in ours.items():
+        evaluations = int(odeint(network, y0, [0.0, end], **tight, **options).stats.nfe)
+        notes[f"invreg, {name}"] = f"NFE forward {evaluations}"
     torchdiffeq = peer("torchdiffeq")
     rows = []
     if torchdiffeq is None:
@@ -194,7 +205,8 @@ def memory(steps: int) -> list[Row]:
     torch.manual_seed(0)
     network, y0 = Network(), torch.randn(128, 2)
     rows = []
-    for name, adjoint in (("invreg, checkpointed", Checkpointed()), ("invreg, direct", Direct())):
+    adjoints = {"checkpointed": Checkpointed(), "checkpointed, all replayed": Checkpointed(tape=0), "direct": Direct()}
+    for name, adjoint in adjoints.items():
         kept: dict[int, int] = {}
 
         def pack(x: Tensor, kept: dict[int, int] = kept) -> Tensor:
@@ -211,7 +223,14 @@ def memory(steps: int) -> list[Row]:
                 adjoint=adjoint,
                 max_steps=steps + 1,
             ).ys
-        rows.append(Row(case, name, mebibytes=sum(kept.values()) / 2**20, note=f"{y0.nbytes / 2**10:.0f} KiB a state"))
+        rows.append(
+            Row(
+                case,
+                f"invreg, {name}",
+                mebibytes=sum(kept.values()) / 2**20,
+                note=f"{y0.nbytes / 2**10:.0f} KiB a state",
+            )
+        )
         del ys
     return rows
 
