@@ -64,7 +64,8 @@ class Linearized:
         """J, (blocks, size, size): rows are the outputs."""
         if self._matrix is None:
             count(self._dynamics, jacobians=1)
-            self._matrix = jacobian(self._flat, self.coordinates(self.y))
+            x = self.coordinates(self.y)
+            self._matrix = jacobian(self._flat, x) if x.numel() else x.new_zeros(self.blocks, self.size, self.size)
         return self._matrix
 
     def solved(self) -> None:
@@ -74,6 +75,8 @@ class Linearized:
     def norm(self, samples: bool) -> Tensor:
         """The infinity norm of J, which bounds its eigenvalues: (B,), of the rows of each sample, or ()."""
         rows = self.matrix().abs().sum(-1)
+        if not rows.numel():
+            return rows.new_zeros(self.y.shape[:1] if samples else ())
         return rows.reshape(self.y.shape[0], -1).amax(1) if samples else rows.amax()
 
     def growth(self, samples: bool) -> Tensor:

@@ -102,6 +102,8 @@ class Newton:
         return self._largest(moved / size.clamp_min(self.tiny)), self._largest(moved) / top
 
     def _largest(self, x: Tensor) -> Tensor:
+        if not x.numel():
+            return x.new_zeros(x.shape[:1] if self.samples else ())
         return x.reshape(x.shape[0], -1).amax(1) if self.samples else x.amax()
 
     def _spread(self, x: Tensor, y: Tensor) -> Tensor:

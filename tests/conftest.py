@@ -19,6 +19,17 @@ def pytest_configure(config: pytest.Config) -> None:
         torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests first, so that no worker waits for one at the end: `slow(seconds=...)`."""
+
+    def seconds(item: pytest.Item) -> float:
+        mark = item.get_closest_marker("slow")
+        return float(mark.kwargs.get("seconds", 0)) if mark else 0.0
+
+    items.sort(key=seconds, reverse=True)
+
+
 def shadowed() -> str | None:
     """Why `import invreg` would give a package without `invreg.solvers`, or None if it gives a whole one."""
     spec = importlib.util.find_spec("invreg")

@@ -325,7 +325,7 @@ def test_interrupt_keeps_the_best_so_far_and_a_second_run_goes_on(scans: Path, t
     assert json.loads((tmp_path / "x.npz.json").read_text())["status"] == "finished"
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=60)
 def test_killed_run_resumes_and_ends_as_an_undisturbed_one(scans: Path, tmp_path: Path) -> None:
     output = tmp_path / "x.npz"
     process = start("reconstruct", scans / "stack.npz", "-o", output, *LONG, cwd=tmp_path)

@@ -94,7 +94,7 @@ ROWS: dict[str, Row] = {
     ),
     "TotalGeneralizedVariation:colour volume": Row(
         lambda w: TotalGeneralizedVariation(w, 3, channel_dim=1, ratio=1.0, rtol=1e-3, iterations=20000),
-        (2, 3, 2, 3),
+        (2, 3, 3, 4),
         accuracy=1e-3,
         slow=True,
     ),

@@ -18,8 +18,12 @@ from invreg.solvers import (
     Direct,
     Event,
     Fixed,
+    ImplicitEuler,
+    Kvaerno3,
     Kvaerno5,
+    Method,
     ReversibleHeun,
+    Rodas5P,
     Rosenbrock23,
     Status,
     Tsit5,
@@ -228,6 +232,11 @@ def test_a_tuple_with_names_keeps_them() -> None:
 def test_an_empty_batch_of_a_dict_is_solved() -> None:
     ys = odeint(lambda t, y: {"a": -y["a"]}, {"a": torch.ones(0, 3)}, [0.0, 1.0], per_sample=True).ys
     assert ys["a"].shape == (2, 0, 3)
+
+
+@pytest.mark.parametrize("method", [Tsit5(), Rodas5P(), Kvaerno3(), Rosenbrock23(), ImplicitEuler()], ids=str)
+def test_an_empty_state_is_solved(method: Method) -> None:
+    assert odeint(decay, torch.ones(0, 3), [0.0, 1.0], method=method).ys.shape == (2, 0, 3)
 
 
 def test_a_state_without_axes_has_values_between() -> None:
