@@ -98,14 +98,13 @@ class Checkpointed(Adjoint):
     tape: int = 2**25
 
     def __post_init__(self) -> None:
-        if not self.tape >= 0:
-            raise ValueError(f"tape must be >= 0 bytes, got {self.tape}")
+        if isinstance(self.tape, bool) or not isinstance(self.tape, int) or self.tape < 0:
+            raise ValueError(f"tape must be a number of bytes, an integer >= 0, got {self.tape!r}")
 
     def run(self, problem: InitialValueProblem, integrate: Integrate, captured: Captured) -> Run:
         box: list[Run] = []
         tensors = (problem.ts, problem.y0, *captured.tensors)
-        differentiated = torch.is_grad_enabled() and any(one.requires_grad for one in tensors)
-        taped = self._steps(problem, captured) if differentiated else 0
+        taped = self._steps(problem, captured) if torch.is_grad_enabled() else 0
         outputs = _Replay.apply(problem, integrate, box, captured, taped, *tensors)  # type: ignore[no-untyped-call]
         ys, at_hits, y, *columns = outputs
         found = box[0]
@@ -142,6 +141,8 @@ class _Replay(torch.autograd.Function):
         columns = [getattr(run.steps, name) for name in COLUMNS]
         present = [column for column in columns if column is not None]
         outputs = [run.ys, run.at_hits, run.steps.y, *present]
+        if not any(ctx.needs_input_grad):
+            require_known(outputs, ())  # nothing has gradients so far: a later step must not need any
         ctx.tape = outputs if run.taped else []
         outputs = [one.detach() for one in outputs]
         empty = y0.new_empty(0)

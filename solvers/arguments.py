@@ -195,9 +195,11 @@ def _tolerance(name: str, value: float | Tensor, y: Tensor) -> float | Tensor:
 def _forced(stops: Sequence[float], jumps: Sequence[float], ts: Tensor, time_dtype: torch.dtype) -> dict[float, float]:
     """Times at which a step must end -> the time at which the next begins: beyond a jump, in the field's clock."""
     for name, times in (("stops", stops), ("jumps", jumps)):
-        if isinstance(times, (int, float)):
-            raise TypeError(f"{name} must be a list of times, got {times}; put a single one in a list")
-        if not all(math.isfinite(t) for t in times):
+        try:
+            finite = all(math.isfinite(t) for t in times)
+        except TypeError:
+            raise TypeError(f"{name} must be a list of times, got {times!r}; put a single one in a list") from None
+        if not finite:
             raise ValueError(f"{name} must be finite, got {list(times)}")
     forced = {float(t): float(t) for t in stops}
     ends = ts[[0, -1]].detach().cpu().reshape(2, -1)

@@ -94,7 +94,7 @@ class Captured:
     `origin`: the problem whose first slope showed them; its ts and y0 are leaves of their own.
     `shared`: the tensors are leaves, and the graph between them and the dynamics is used again at every step.
     `held`: bytes that the graph of one evaluation holds beside them, nearly.
-    `differentiating`: the field makes leaves of its own, to differentiate within.
+    `differentiating`: the field makes leaves of its own, or of the state, to differentiate within.
     """
 
     origin: InitialValueProblem
@@ -129,7 +129,8 @@ def first_slope(problem: InitialValueProblem) -> tuple[Tensor, Captured]:
             "field draws from a generator of its own, which a replay cannot set back: draw from torch's, or use "
             "adjoint=Direct()"
         )
-    return slope, Captured(origin, tensors, leaves is not None, saved_bytes(slope, known), bool(own))
+    marked = origin.y0.requires_grad != problem.y0.requires_grad  # by the field, which then differentiates in y itself
+    return slope, Captured(origin, tensors, leaves is not None, saved_bytes(slope, known), bool(own) or marked)
 
 
 class Guarded:

@@ -75,15 +75,18 @@ class InitialValueProblem:
         return spread(t, self.method.lower(self.y0))
 
     def shift(self, t: float | Tensor) -> Tensor:
-        """0 with the gradient of ts[0], with which a step from t begins later; without it beyond the first jump."""
+        """0 with the gradient of ts[0], with which a step from t begins later; without it beyond a jump: () or (B,)."""
         zero = self.ts[0] - self.ts[0].detach()
-        if not self.jumps:
-            return zero
-        before, after = next(iter(self.jumps.items()))
-        beyond = (t - after) * (after - before) >= 0
-        if isinstance(beyond, Tensor):
-            return torch.where(beyond, 0.0, zero)
-        return zero.detach() if beyond else zero
+        return torch.where(self.beyond(t), 0.0, zero) if self.jumps else zero
+
+    def beyond(self, t: float | Tensor) -> Tensor:
+        """Whether a jump lies between ts[0] and t: () or (B,)."""
+        start = self.ts[0].detach()
+        found = torch.zeros_like(start + t, dtype=torch.bool)
+        for before, after in self.jumps.items():
+            sign = 1.0 if after > before else -1.0
+            found = found | (((t - after) * sign >= 0) & ((after - start) * sign > 0))
+        return found
 
     def first(self) -> tuple[Tensor, Tensor]:
         """Time and solution at which the dynamics are evaluated first."""

@@ -77,13 +77,12 @@ def _end_of(problem: InitialValueProblem, steps: Steps, i: int, step: Step) -> T
     """The state after the i-th step; a jump there does not come later with the start."""
     if not problem.jumps or not problem.ts.requires_grad or i + 1 == len(steps):
         return step.y
-    lands = steps.t[i + 1] == next(iter(problem.jumps.values()))
+    t, dt, then = (one.to(problem.ts.device) for one in (steps.t[i], steps.dt[i], steps.t[i + 1]))
+    lands = problem.beyond(then) & ~problem.beyond(t)
     if not bool(lands.any()):
         return step.y
-    if not problem.samples:
-        return end_at(step, 1 - problem.shift(float(steps.t[i, 0])) / float(steps.dt[i, 0]))
-    zero = torch.where(lands, problem.shift(steps.t[i]) / torch.where(lands, steps.dt[i], 1.0), 0.0)
-    return end_at(step, problem.spread(1 - zero))
+    zero = torch.where(lands, problem.shift(t) / torch.where(lands, dt, 1.0), 0.0)
+    return end_at(step, 1 - (problem.spread(zero) if problem.samples else zero[0]))
 
 
 def _where(mask: Tensor | None, value: Tensor) -> Tensor:

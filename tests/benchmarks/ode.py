@@ -183,6 +183,15 @@ def networks(repeats: int, end: float) -> list[Row]:
     for name, options in ours.items():
         evaluations = int(odeint(network, y0, [0.0, end], **tight, **options).stats.nfe)
         notes[f"invreg, {name}"] = f"NFE forward {evaluations}"
+    evaluations = int(odeint(network, y0, [0.0, end], **tight).stats.nfe)
+
+    def alone() -> None:
+        y = y0.clone().requires_grad_()
+        for _ in range(evaluations):
+            y = network(y, y)
+        y.square().sum().backward()
+
+    jobs["the network alone"], notes["the network alone"] = alone, f"{evaluations} evaluations in a row"
     torchdiffeq = peer("torchdiffeq")
     rows = []
     if torchdiffeq is None:

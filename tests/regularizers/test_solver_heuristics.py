@@ -58,7 +58,7 @@ def test_variants_of_the_stiffness() -> None:
     assert torch.allclose(scaled, stiffness.mean() / 3.5068)
 
 
-@pytest.mark.parametrize("adjoint", [Direct(), Checkpointed()], ids=["direct", "checkpointed"])
+@pytest.mark.parametrize("adjoint", [Direct(), Checkpointed(), Checkpointed(tape=0)], ids=str)
 @pytest.mark.parametrize("heuristic", [SolverError(), SolverStiffness()], ids=["error", "stiffness"])
 def test_the_gradient_is_that_of_finite_differences(heuristic: Any, adjoint: Any) -> None:
     def penalty(w: Tensor) -> Tensor:
@@ -95,7 +95,9 @@ def test_methods_without_an_estimate_are_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "adjoint", [Direct(), Checkpointed(), Backsolve()], ids=["direct", "checkpointed", "backsolve"]
+    "adjoint",
+    [Direct(), Checkpointed(), Checkpointed(tape=0), Backsolve()],
+    ids=["direct", "checkpointed", "replayed", "backsolve"],
 )
 @pytest.mark.parametrize("sampling", ["unbiased", "biased"])
 def test_the_local_form_works_with_any_adjoint(adjoint: Any, sampling: Any) -> None:

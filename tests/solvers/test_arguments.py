@@ -117,6 +117,7 @@ WRONG: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
     "args_tensor": (TypeError, "args must be a list or tuple, got Tensor; put a", {"args": torch.ones(3)}),
     "event": (TypeError, "events must be a list or tuple, got Event", {"events": Event(lambda t, y: y[0, 0])}),
     "stop": (TypeError, "stops must be a list of times, got 0.5", {"stops": 0.5}),
+    "stop_of_text": (TypeError, r"stops must be a list of times, got \['a'\]", {"stops": ["a"]}),
     "jump_reached_over": (
         ValueError, "Kvaerno5 evaluates the field beyond the end of a step, over a jump: use another method",
         {"method": Kvaerno5(), "jumps": [0.5]},

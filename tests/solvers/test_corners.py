@@ -85,6 +85,21 @@ def test_a_jump_does_not_come_later_with_the_start(adjoint: Adjoint, per_sample:
     assert torch.autograd.gradcheck(solve, (ts,), eps=1e-4, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("adjoint", [Checkpointed(), Checkpointed(tape=0), Direct()], ids=str)
+def test_a_sample_that_starts_beyond_a_jump_has_the_gradient_of_its_start(adjoint: Adjoint) -> None:
+    y0 = torch.tensor([[1.0, 2.0], [0.3, 1.1]], dtype=F64)
+
+    def field(t: Tensor, y: Tensor) -> Tensor:
+        return torch.where(t < 0.5, -y * y * (1 + t), torch.where(t < 0.8, y + t, -y))
+
+    def solve(ts: Tensor) -> Tensor:
+        return odeint(field, y0, ts, jumps=[0.5, 0.8], adjoint=adjoint, per_sample=True, rtol=1e-10, atol=1e-11,
+                      method=Vern7()).ys[1:]  # fmt: skip
+
+    ts = torch.tensor([[0.1, 0.6], [0.7, 0.9], [1.0, 1.2]], dtype=F64, requires_grad=True)
+    assert torch.autograd.gradcheck(solve, (ts,), eps=1e-4, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("adjoint", REPLAYING, ids=str)
 def test_a_tensor_that_only_a_later_evaluation_needs_is_not_lost(adjoint: Adjoint) -> None:
     first, second = leaf(1.0), leaf(2.0)
@@ -111,6 +126,18 @@ def test_a_field_may_differentiate_with_leaves_of_its_own(kind: str, adjoint: Ad
         ys = odeint(field, torch.ones(1, dtype=F64), [0.0, 1.0], adjoint=one, rtol=1e-8, atol=1e-8).ys
         found.append(torch.autograd.grad(ys.sum(), weight)[0])
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("adjoint", [*REPLAYING, Direct()], ids=str)
+def test_a_field_without_parameters_may_differentiate_in_its_state(adjoint: Adjoint) -> None:
+    def field(t: Tensor, y: Tensor) -> Tensor:
+        with torch.enable_grad():
+            y = y.requires_grad_()
+            (slope,) = torch.autograd.grad(0.5 * (y**2).sum(), y, create_graph=True)
+        return -slope
+
+    ys = odeint(field, torch.ones(2, dtype=F64), [0.0, 1.0], rtol=1e-8, atol=1e-8, adjoint=adjoint).ys
+    torch.testing.assert_close(ys[-1].detach(), torch.full((2,), torch.e**-1, dtype=F64), rtol=1e-6, atol=0)
 
 
 def test_second_derivatives_of_events_are_refused() -> None:
@@ -297,6 +324,5 @@ def test_methods_that_make_no_single_steps_are_refused(method: Any, error: type[
 
 def test_newton_that_fails_is_told_apart_from_a_field_that_does() -> None:
     solution = odeint(lambda t, y: y * y, torch.ones(1, dtype=F64), [0.0, 1.2], method=Kvaerno5(), throw=False)
-    assert solution.status[0] in {Status.NONFINITE, Status.UNDERFLOW, Status.MAX_STEPS}
-    if solution.status[0] == Status.NONFINITE:
-        assert "an implicit step had no solution" in solution.report()
+    assert solution.status == (Status.NONFINITE,) and solution.reached.item() == pytest.approx(1.0, abs=1e-4)
+    assert "an implicit step had no solution" in solution.report()

@@ -1,5 +1,7 @@
 """The first steps of a checkpointed solve may stay on the tape: the gradients are the same, the memory is bounded."""
 
+from typing import Any
+
 import pytest
 import torch
 from gradients import distance, driven, gradients, start, weighted_sum, weights
@@ -117,6 +119,7 @@ def test_implicit_steps_and_those_of_each_sample_are_replayed() -> None:
         assert calls[0] > 0
 
 
-def test_a_tape_has_a_size() -> None:
-    with pytest.raises(ValueError, match="tape must be >= 0 bytes, got -1"):
-        Checkpointed(tape=-1)
+@pytest.mark.parametrize("tape", [-1, 0.5, float("inf"), True, "64M"])
+def test_a_tape_has_a_size(tape: Any) -> None:
+    with pytest.raises(ValueError, match="tape must be a number of bytes, an integer >= 0, got"):
+        Checkpointed(tape=tape)
