@@ -6,7 +6,6 @@ hidden units, Tsit5 at tolerance 1.4e-8 in float32, momentum 0.9, 30 epochs, err
 """
 
 import argparse
-from collections.abc import Iterator
 
 import torch
 from sklearn.datasets import load_digits
@@ -44,17 +43,15 @@ def run(heuristic: SolverError | None, seed: int, epochs: int) -> tuple[float, i
     torch.manual_seed(seed)
     model = Classifier()
 
-    def batches() -> Iterator[tuple[Tensor, Tensor, float]]:
-        for epoch in range(epochs):
-            for rows in torch.randperm(len(x), generator=generator).split(128):
-                yield x[rows], y[rows], epoch / epochs
+    orders = [torch.randperm(len(x), generator=generator) for _ in range(epochs)]
+    batches = [(x[rows], y[rows]) for order in orders for rows in order.split(128)]
 
-    def objective(batch: tuple[Tensor, Tensor, float], _: torch.Generator | None) -> dict[str, Tensor]:
+    def objective(batch: tuple[Tensor, Tensor], progress: float, _: torch.Generator | None) -> dict[str, Tensor]:
         logits, solution = model(batch[0])
         terms = {"data": nn.functional.cross_entropy(logits, batch[1])}
-        return terms if heuristic is None else {**terms, "error": heuristic.at(batch[2])(solution)}
+        return terms if heuristic is None else {**terms, "error": heuristic.at(progress)(solution)}
 
-    fit(objective, batches(), torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), generator)
+    fit(objective, batches, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), generator)
     with torch.no_grad():
         logits, solution = model(x_test)
     return float((logits.argmax(1) == y_test).float().mean()), int(solution.stats.nfe)

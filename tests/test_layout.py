@@ -16,7 +16,7 @@ GROUND = ("solvers",)
 # a part imports only from lower numbers; the digit behind the point orders the parts of one floor
 FLOORS: dict[str, float] = {
     # 1: what everything stands on
-    **dict.fromkeys(("_check", "random", "_torchvision"), 1.0),
+    **dict.fromkeys(("_check", "_store", "random", "_torchvision"), 1.0),
     **dict.fromkeys(("interfaces", "_channels", "metrics", "phantom", "assets"), 1.1),
     **dict.fromkeys(("linalg", "data"), 1.2),
     # 2: physics, models, data
@@ -36,7 +36,7 @@ FLOORS: dict[str, float] = {
 SHARED: dict[str, set[str]] = {
     "algorithms": {"loop", "renoise", "smooth", "splitting"},
     "io": {"dicom_series", "files", "hdf5", "ismrmrd_header", "records"},
-    "models": {"schedule"},
+    "models": {"pretrained", "schedule"},
     "mri": {"compression"},
     "operators": {"blur", "fourier", "joseph", "rays"},
     "regularizers": {"norms"},

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
 Batch = TypeVar("Batch")
-Objective = Callable[[Batch, torch.Generator | None], Mapping[str, Tensor]]
+Objective = Callable[[Batch, float, torch.Generator | None], Mapping[str, Tensor]]
+"""(batch, progress, generator) -> named terms, each (); progress, from 0 to 1, is how much of the training is done."""
+
+
+@runtime_checkable
+class Scored(Protocol):
+    """An objective that can also be judged: what `invreg train` reports of the data that were held out."""
+
+    def score(self, batch: tuple[Tensor, ...]) -> Mapping[str, Tensor]:
+        """Named numbers, each () and a mean over the samples, such as "accuracy"; called without gradients."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -25,14 +35,14 @@ class Record:
 
 def iterate(
     objective: Objective[Batch],
-    batches: Iterable[Batch],
+    batches: Sequence[Batch],
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator | None = None,
 ) -> Iterator[dict[str, Tensor]]:
     """Take one optimizer step for each batch, and hand out its terms, detached.
 
     Args:
-        objective: (batch, generator) -> named terms, each (); their sum is descended.
+        objective: (batch, progress, generator) -> named terms, each (); their sum is descended.
         batches: what to train on, in order; how often is theirs to say.
         optimizer: holds the parameters.
         generator: the source of whatever the objective draws.
@@ -42,7 +52,7 @@ def iterate(
         RuntimeError: a term is NaN or infinite; the parameters are left as they were.
     """
     for number, batch in enumerate(batches):
-        terms = dict(objective(batch, generator))
+        terms = dict(objective(batch, number / len(batches), generator))
         _require_scalars(terms)
         total = torch.stack([*terms.values()]).sum()
         if not bool(total.isfinite()):
@@ -56,7 +66,7 @@ def iterate(
 
 def fit(
     objective: Objective[Batch],
-    batches: Iterable[Batch],
+    batches: Sequence[Batch],
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator | None = None,
 ) -> Record:

@@ -1,6 +1,5 @@
 """The training loop: terms by name, an optimizer step for each batch, nothing lost where the loss is not finite."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from invreg.training import fit, iterate
 
 
 def objective(w: Tensor) -> Any:
-    def terms(batch: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
+    def terms(batch: Tensor, progress: float, generator: torch.Generator | None) -> dict[str, Tensor]:
         noise = torch.randn((), generator=generator, dtype=w.dtype)
         return {"data": (w - batch).square().sum(), "noise": 1e-3 * noise * w.sum()}
 
@@ -43,12 +42,7 @@ def test_the_same_generator_trains_the_same() -> None:
 
 def test_iterate_lets_others_stop_early() -> None:
     w = parameter()
-
-    def endless() -> Iterator[Tensor]:
-        while True:
-            yield torch.ones(2, dtype=torch.float64)
-
-    for terms in iterate(objective(w), endless(), torch.optim.SGD([w], lr=0.2)):
+    for terms in iterate(objective(w), [torch.ones(2, dtype=torch.float64)] * 1000, torch.optim.SGD([w], lr=0.2)):
         assert not terms["total"].requires_grad
         if terms["data"] < 1e-4:
             break
@@ -77,4 +71,4 @@ def test_a_loss_that_is_not_finite_stops_before_it_does_harm() -> None:
 )
 def test_objectives_that_do_not_fit_are_named(terms: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        fit(lambda batch, generator: terms, [0], torch.optim.SGD([parameter()], lr=0.1))
+        fit(lambda batch, progress, generator: terms, [0], torch.optim.SGD([parameter()], lr=0.1))
