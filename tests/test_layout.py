@@ -40,7 +40,7 @@ SHARED: dict[str, set[str]] = {
     "mri": {"compression"},
     "operators": {"blur", "fourier", "joseph", "rays"},
     "regularizers": {"norms"},
-    "training": {"checkpoint", "loop"},
+    "training": {"average", "batches", "checkpoint", "journal", "loop", "parallel", "randomness", "record"},
 }
 TOUCH_SOLVERS = {"operators.flow", "regularizers.solver_heuristics", "algorithms.probability_flow", "training"}
 BANNED_NAMES = {"utils", "util", "misc", "helpers", "helper", "common"}

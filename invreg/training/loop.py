@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol, TypeVar, runtime_checkable
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from invreg._check import require_count, require_positive
+from invreg.training import checkpoint, parallel
+from invreg.training.average import Average
+from invreg.training.batches import Batches, require_batches
+from invreg.training.checkpoint import Parts
+from invreg.training.journal import Journal
+from invreg.training.randomness import Randomness
+from invreg.training.record import Record, Step
 
 Batch = TypeVar("Batch")
 Objective = Callable[[Batch, float, torch.Generator | None], Mapping[str, Tensor]]
 """(batch, progress, generator) -> named terms, each (); progress, from 0 to 1, is how much of the training is done."""
+
+HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @runtime_checkable
@@ -23,58 +40,281 @@ class Scored(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Record:
-    """The terms of the objective at each step, by name; "total" is their sum."""
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How steps are taken and how often they are kept.
 
-    terms: dict[str, list[float]] = field(default_factory=dict)
+    Args:
+        clip: largest norm of the gradient of all parameters together; a longer one is shortened. None leaves it.
+        precision: "full", or "bfloat16" or "float16" for autocast, the latter with a scaled loss; steps whose scaled
+            gradient overflows are then left out.
+        save_every: steps between two checkpoints.
+        log_every: steps between two lines of the log.
+        tensorboard: also log for TensorBoard.
+    """
+
+    clip: float | None = 1.0
+    precision: Literal["full", "bfloat16", "float16"] = "full"
+    save_every: int = 1000
+    log_every: int = 1
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        if self.clip is not None:
+            require_positive("clip", self.clip)
+        if self.precision not in {"full", *HALVES}:
+            raise ValueError(f'precision must be "full", "bfloat16" or "float16", got {self.precision!r}')
+        require_count("save_every", self.save_every)
+        require_count("log_every", self.log_every)
+
+
+class Training(Iterator[Step], Generic[Batch]):
+    """Steps under way: an iterator of them, made by `iterate`. Stop when you like; `save` writes where it stands.
+
+    `step` says how many are done, `record` what they found, `seconds` how long they took.
+    """
+
+    def __init__(
+        self,
+        objective: Objective[Batch],
+        batches: Batches[Batch],
+        parts: Parts,
+        generator: torch.Generator | None,
+        options: Options,
+    ) -> None:
+        self.step, self.record, self.seconds = 0, Record(), 0.0
+        self._objective, self._batches, self._parts = objective, batches, parts
+        self._generator, self._options = generator, options
+        self._parameters = parts.parameters
+        self._device = self._parameters[0].device
+        self._folder: Path | None = None
+        self._journal: Journal | None = None
+        self._identity: dict[str, Any] = {}
+        self._saved = 0  # step of the last checkpoint
+        self._before: Randomness | None = None  # where the random sources stood before the step that is being taken
+        self._torn = False  # whether a step is half taken
 
     def __len__(self) -> int:
-        return len(self.terms.get("total", ()))
+        """How many steps there are in all."""
+        return len(self._batches)
+
+    def __next__(self) -> Step:
+        if self.step >= len(self._batches):
+            raise StopIteration
+        try:
+            return self._take()
+        except BaseException:
+            if self._before is not None and not self._torn:
+                self._before.restore(self._generator)
+                self._before = None
+            if parallel.world() == 1:  # else it takes all of them to save
+                self.save()
+            raise
+
+    def keep_in(self, folder: Path, settings: Mapping[str, Any], resume: bool) -> None:
+        """Write log and checkpoints there, and go on from the newest one if that is wanted and there is one."""
+        model, first = self._parts.model, parallel.rank() == 0
+        assert model is not None  # iterate saw to it
+        average = self._parts.average
+        how = {"clip": self._options.clip, "precision": self._options.precision, "processes": parallel.world()}
+        how["average"] = None if average is None else average.decay
+        self._identity = checkpoint.identity_of(
+            model, self._parts.optimizer, self._parts.scheduler, self._batches, how, settings
+        )
+        if folder.is_dir() and checkpoint.checkpoints(folder):
+            if not resume:
+                raise FileExistsError(f"{folder}: holds a training already; pass resume=True or choose another folder")
+            self._go_on(*checkpoint.load_newest(folder))
+        if first:
+            folder.mkdir(parents=True, exist_ok=True)
+            checkpoint.sweep(folder)
+            self._journal = Journal(folder, self.step, self._options.tensorboard)
+        self._folder = folder
+
+    def save(self) -> None:
+        """Write a checkpoint of the last finished step, unless there is one or no folder was given.
+
+        With several processes all must call it at the same step. After an interrupt in the middle of the optimizer's
+        own work nothing is written, and the last checkpoint stands.
+        """
+        if self._folder is None or self._torn or self.step == self._saved:
+            return
+        sources = (self._before or Randomness.now(self._generator)).to_bytes()
+        everywhere = parallel.gather_bytes(sources, self._device)
+        if self._journal is not None:  # the first process
+            self._journal.sync()
+            state = {
+                "identity": self._identity,
+                "step": self.step,
+                "seconds": self.seconds,
+                "random": [one.decode() for one in everywhere],
+                "record": self.record.to_tensors(),
+                **self._parts.state(),
+            }
+            checkpoint.save_checkpoint(self._folder, self.step, state)
+        self._saved = self.step
+
+    def _go_on(self, state: Mapping[str, Any], path: Path) -> None:
+        checkpoint.require_same(state["identity"], self._identity, path)
+        self._parts.load(state)
+        Randomness.from_bytes(state["random"][parallel.rank()].encode()).restore(self._generator)
+        self.record = Record.from_tensors(state["record"])
+        self.step = self._saved = state["step"]
+        self.seconds = state["seconds"]
+
+    def _take(self) -> Step:
+        began = time.perf_counter()
+        self._before = Randomness.now(self._generator)
+        terms = self._descend()
+        norm = self._gradient_norm(terms)
+        lr = float(self._parts.optimizer.param_groups[0]["lr"])
+        step = Step(self.step, terms, lr, float(norm), self.seconds + time.perf_counter() - began)
+        if self._journal is not None and self._is_due(self._options.log_every):
+            self._journal.write(asdict(step))  # before the step is done: a resumption removes it if it is not
+        self._torn = True
+        self._apply(norm)
+        self.record.add(step)
+        self.seconds += time.perf_counter() - began
+        self.step += 1
+        self._before = None
+        self._torn = False
+        if self.step == len(self._batches) or self.step % self._options.save_every == 0:
+            self.save()
+        return step
+
+    def _is_due(self, every: int) -> bool:
+        return self.step % every == 0 or self.step + 1 == len(self._batches)
+
+    def _descend(self) -> dict[str, float]:
+        """Give all parameters the gradient of the objective, and tell its terms."""
+        number, scaler = self.step, self._parts.scaler
+        half = HALVES.get(self._options.precision)
+        with torch.autocast(self._device.type, half, enabled=half is not None):
+            batch = self._batches[number]
+            terms = dict(self._objective(batch, number / len(self._batches), self._generator))
+        _require_scalars(terms)
+        each = [term.float() if term.dtype in HALVES.values() else term for term in terms.values()]
+        total = torch.stack(each).sum()
+        found = parallel.mean(torch.stack([*each, total]).detach()).tolist()
+        shown = dict(zip([*terms, "total"], found, strict=True))
+        if not math.isfinite(shown["total"]):
+            raise RuntimeError(f"the loss of step {number} must be finite, got {shown}; {self._advice()}")
+        self._parts.optimizer.zero_grad()
+        torch.autograd.backward(scaler.scale(total))
+        parallel.average_gradients(self._parameters)
+        scaler.unscale_(self._parts.optimizer)
+        return shown
+
+    def _gradient_norm(self, terms: Mapping[str, float]) -> Tensor:
+        """The norm of the gradient; one that is not finite is let through where a smaller loss scale may mend it."""
+        norm = nn.utils.get_total_norm([one.grad for one in self._parameters if one.grad is not None])
+        scaler = self._parts.scaler
+        if bool(norm.isfinite()) or (scaler.is_enabled() and scaler.get_scale() >= 1):
+            return norm
+        bad = [one for one in self._parameters if one.grad is not None and not bool(one.grad.isfinite().all())]
+        where = self._parts.name_of(bad[0]) if bad else "all together"
+        raise RuntimeError(
+            f"the gradient of step {self.step} must be finite, but that of {where} is not, with terms {dict(terms)}; "
+            f"{self._advice()}"
+        )
+
+    def _advice(self) -> str:
+        kept = "" if self._folder is None else f", and it is kept in {self._folder}"
+        return (
+            f"nothing was changed: all is as it was before this step{kept}; look at batches[{self.step}], or lower the "
+            "learning rate"
+        )
+
+    def _apply(self, norm: Tensor) -> None:
+        parts, clip = self._parts, self._options.clip
+        overflow = not bool(norm.isfinite())  # the scaler leaves the step out
+        if clip is not None and not overflow:
+            nn.utils.clip_grads_with_norm_(self._parameters, clip, norm)
+        parts.scaler.step(parts.optimizer)
+        parts.scaler.update()
+        if overflow:
+            return
+        if parts.scheduler is not None:
+            parts.scheduler.step()
+        if parts.average is not None and parts.model is not None:
+            parts.average.update(parts.model, self.step + 1)
 
 
 def iterate(
     objective: Objective[Batch],
-    batches: Sequence[Batch],
-    optimizer: torch.optim.Optimizer,
+    batches: Batches[Batch],
+    optimizer: Optimizer,
     generator: torch.Generator | None = None,
-) -> Iterator[dict[str, Tensor]]:
-    """Take one optimizer step for each batch, and hand out its terms, detached.
+    *,
+    model: nn.Module | None = None,
+    scheduler: LRScheduler | None = None,
+    average: Average | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    options: Options = Options(),
+    settings: Mapping[str, Any] | None = None,
+) -> Training[Batch]:
+    """Take one optimizer step for each batch, and hand out what it found.
 
     Args:
         objective: (batch, progress, generator) -> named terms, each (); their sum is descended.
-        batches: what to train on, in order; how often is theirs to say.
+        batches: what to train on, asked for by number; as many steps as there are. Parts of batches, made by `Share`,
+            where several processes train: their gradients are averaged.
         optimizer: holds the parameters.
         generator: the source of whatever the objective draws.
+        model: holds all of the optimizer's parameters; needed for `average` and `folder`.
+        scheduler: of the learning rate, stepped after each step.
+        average: follows the model.
+        folder: is made, and gets the log and the checkpoints; without one nothing is written.
+        resume: go on from the folder's newest checkpoint; without one, begin.
+        options: how steps are taken.
+        settings: plain values that must be the same when the training is resumed, such as those of the objective.
+
+    A step that fails, and an interrupt, leave all as it was before that step, and a checkpoint of it in the folder. On
+    the CPU a training that was killed and resumed ends with the same numbers, bit by bit, as one that was not.
 
     Raises:
-        ValueError: the objective gives no terms, one that is no scalar, or one called "total".
-        RuntimeError: a term is NaN or infinite; the parameters are left as they were.
+        TypeError: batches cannot be asked for by number, or a scheduler that needs a measure.
+        ValueError: the objective gives no terms, one that is no scalar, or one called "total"; a model that lacks
+            parameters of the optimizer, or none where one is needed; a checkpoint of another training or version, or
+            only damaged ones.
+        FileExistsError: the folder holds a training, and resume is False.
+        RuntimeError: a term or the gradient is NaN or infinite.
     """
-    for number, batch in enumerate(batches):
-        terms = dict(objective(batch, number / len(batches), generator))
-        _require_scalars(terms)
-        total = torch.stack([*terms.values()]).sum()
-        if not bool(total.isfinite()):
-            shown = {name: float(term.detach()) for name, term in terms.items()}
-            raise RuntimeError(f"the loss of step {number} must be finite, got {shown}; nothing was changed")
-        optimizer.zero_grad()
-        torch.autograd.backward(total)
-        optimizer.step()
-        yield {name: term.detach() for name, term in (*terms.items(), ("total", total))}
+    require_batches(batches)
+    _require_parts(optimizer, model, scheduler, average, folder)
+    device = optimizer.param_groups[0]["params"][0].device.type
+    scaler = torch.amp.GradScaler(device, enabled=options.precision == "float16")
+    parts = Parts(model, optimizer, scheduler, average, scaler)
+    parallel.copy_from_first(parts.parameters if model is None else model.state_dict().values())
+    training = Training(objective, batches, parts, generator, options)
+    if folder is not None:
+        training.keep_in(Path(folder), settings or {}, resume)
+    return training
 
 
 def fit(
     objective: Objective[Batch],
-    batches: Sequence[Batch],
-    optimizer: torch.optim.Optimizer,
+    batches: Batches[Batch],
+    optimizer: Optimizer,
     generator: torch.Generator | None = None,
+    *,
+    model: nn.Module | None = None,
+    scheduler: LRScheduler | None = None,
+    average: Average | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    options: Options = Options(),
+    settings: Mapping[str, Any] | None = None,
 ) -> Record:
     """Train to the last batch; arguments and errors as in `iterate`."""
-    steps = list(iterate(objective, batches, optimizer, generator))
-    names = list(dict.fromkeys(name for terms in steps for name in terms))
-    nothing = torch.tensor(torch.nan)
-    return Record({name: [float(terms.get(name, nothing)) for terms in steps] for name in names})
+    training = iterate(
+        objective, batches, optimizer, generator, model=model, scheduler=scheduler, average=average, folder=folder,
+        resume=resume, options=options, settings=settings,
+    )  # fmt: skip
+    for _ in training:
+        continue
+    return training.record
 
 
 def _require_scalars(terms: Mapping[str, Tensor]) -> None:
@@ -86,3 +326,24 @@ def _require_scalars(terms: Mapping[str, Tensor]) -> None:
         if not isinstance(term, Tensor) or term.ndim:
             got = tuple(term.shape) if isinstance(term, Tensor) else type(term).__name__
             raise ValueError(f"term {name!r} of the objective must be a tensor of shape (), got {got}; take its mean")
+
+
+def _require_parts(
+    optimizer: Optimizer, model: nn.Module | None, scheduler: LRScheduler | None, average: Average | None, folder: Any
+) -> None:
+    if isinstance(scheduler, ReduceLROnPlateau):
+        raise TypeError(
+            "scheduler must depend on the step only, got ReduceLROnPlateau; use CosineAnnealingLR or others"
+        )
+    for name, given in (("average", average), ("folder", folder)):
+        if model is None and given is not None:
+            raise ValueError(f"{name} needs the model whose parameters are trained, got none; pass model=...")
+    if model is not None:
+        known = {id(one) for one in model.parameters()}
+        trained = [one for group in optimizer.param_groups for one in group["params"]]
+        foreign = sum(id(one) not in known for one in trained)
+        if foreign:
+            raise ValueError(
+                f"model must hold all parameters of the optimizer, but lacks {foreign} of {len(trained)}; pass the "
+                "module that holds them all, such as an nn.ModuleList"
+            )

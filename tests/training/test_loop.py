@@ -42,10 +42,12 @@ def test_the_same_generator_trains_the_same() -> None:
 
 def test_iterate_lets_others_stop_early() -> None:
     w = parameter()
-    for terms in iterate(objective(w), [torch.ones(2, dtype=torch.float64)] * 1000, torch.optim.SGD([w], lr=0.2)):
-        assert not terms["total"].requires_grad
-        if terms["data"] < 1e-4:
+    training = iterate(objective(w), [torch.ones(2, dtype=torch.float64)] * 1000, torch.optim.SGD([w], lr=0.2))
+    for step in training:
+        if step.terms["data"] < 1e-4:
             break
+    assert 0 < training.step < len(training) == 1000
+    assert len(training.record) == training.step
     assert torch.allclose(w.detach(), torch.ones(2, dtype=torch.float64), atol=0.02)
 
 
