@@ -6,10 +6,12 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from invreg._store import write_whole
+from invreg.training.record import Step
 
 LOG = "log.jsonl"
 
@@ -32,17 +34,15 @@ class Journal:
         if self.path.exists():
             write_whole(self.path, _before(self.path, step))
 
-    def write(self, entry: Mapping[str, Any]) -> None:
+    def write(self, step: Step) -> None:
         """Add a line; numbers that are not finite become null."""
+        entry = asdict(step)
+        entry = {"step": entry.pop("number"), **entry}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(_finite(entry)) + "\n")
         if self._board is not None:
-            for name, value in (
-                *entry["terms"].items(),
-                ("lr", entry["lr"]),
-                ("gradient norm", entry["gradient_norm"]),
-            ):
-                self._board.add_scalar(name, value, entry["step"])
+            for name, value in {**step.terms, "lr": step.lr, "gradient norm": step.gradient_norm}.items():
+                self._board.add_scalar(name, value, step.number)
 
     def sync(self) -> None:
         """Have all lines on the disk."""

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
@@ -170,7 +170,7 @@ class Training(Iterator[Step], Generic[Batch]):
         lr = float(self._parts.optimizer.param_groups[0]["lr"])
         step = Step(self.step, terms, lr, float(norm), self.seconds + time.perf_counter() - began)
         if self._journal is not None and self._is_due(self._options.log_every):
-            self._journal.write(asdict(step))  # before the step is done: a resumption removes it if it is not
+            self._journal.write(step)  # before the step is done: a resumption removes it if it is not
         self._torn = True
         self._apply(norm)
         self.record.add(step)
