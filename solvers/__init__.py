@@ -12,6 +12,7 @@ from .record import Happening, Stats, Status, Steps
 from .reversible import Reversible, ReversibleHeun
 from .rosenbrock import Rodas5P, Rosenbrock23
 from .runge_kutta import RK4, Bosh3, Dopri5, Dopri8, Euler, Heun, Midpoint, Ralston, Tsit5, Vern7
+from .settings import Solver
 from .solution import Solution
 from .solve import odeint, step
 from .switch import AutoSwitch
@@ -49,6 +50,7 @@ __all__ = [
     "Rodas5P",
     "Rosenbrock23",
     "Solution",
+    "Solver",
     "Stats",
     "Status",
     "Step",

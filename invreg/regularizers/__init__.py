@@ -1,6 +1,6 @@
 """Regularizers: what we believe before we measure."""
 
-from invreg.regularizers.compose import SumOfTerms
+from invreg.regularizers.compose import SumOfTerms, named_terms
 from invreg.regularizers.denoising import RED, PlugAndPlay
 from invreg.regularizers.lowrank import LocallyLowRank, NuclearNorm
 from invreg.regularizers.norms import L1, Box, GroupL1, NonNegative, Tikhonov
@@ -28,4 +28,5 @@ __all__ = [
     "TotalGeneralizedVariation",
     "TotalVariation",
     "WaveletL1",
+    "named_terms",
 ]

@@ -1,10 +1,15 @@
-"""Sums of regularizers."""
+"""Several regularizers at once: summed, or by name."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
 
 from torch import Tensor, nn
 
 from invreg.interfaces import LinearOperator, Proximal, Regularizer, Splitting
+
+T = TypeVar("T")
 
 
 class SumOfTerms(Regularizer[Tensor]):
@@ -67,3 +72,14 @@ class SumOfTerms(Regularizer[Tensor]):
                     f"{type(part).__name__} has neither terms nor prox; use an algorithm that needs only its gradient"
                 )
         return tuple(found)
+
+
+def named_terms(regularizers: Mapping[str, Regularizer[T]], x: T, progress: float = 1.0) -> dict[str, Tensor]:
+    """The regularizers of something as terms of a training objective: each (), the mean over independent problems.
+
+    Args:
+        regularizers: by the names of the terms.
+        x: what they are about: a Solution, an image.
+        progress: from 0 to 1, how much of the training is done; see `Regularizer.at`.
+    """
+    return {name: one.at(progress)(x).mean() for name, one in regularizers.items()}
