@@ -35,6 +35,7 @@ FLOORS: dict[str, float] = {
 # the files of a folder that their siblings build on; all others do not know of each other
 SHARED: dict[str, set[str]] = {
     "algorithms": {"loop", "renoise", "smooth", "splitting"},
+    "config": {"names", "spec"},
     "io": {"dicom_series", "files", "hdf5", "ismrmrd_header", "records"},
     "models": {"pretrained", "schedule"},
     "mri": {"compression"},
@@ -42,7 +43,13 @@ SHARED: dict[str, set[str]] = {
     "regularizers": {"norms"},
     "training": {"average", "batches", "checkpoint", "journal", "loop", "parallel", "randomness", "record"},
 }
-TOUCH_SOLVERS = {"operators.flow", "regularizers.solver_heuristics", "algorithms.probability_flow", "training"}
+TOUCH_SOLVERS = {
+    "operators.flow",
+    "regularizers.solver_heuristics",
+    "algorithms.probability_flow",
+    "training",
+    "config.names",  # of the methods
+}
 BANNED_NAMES = {"utils", "util", "misc", "helpers", "helper", "common"}
 
 

@@ -245,6 +245,31 @@ def simulate(
 
 
 @app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="YAML file: data, model, objective, ...; see docs/training.md.")],
+    folder: Annotated[Path | None, typer.Option("--folder", help="For log, checkpoints and model.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the folder stands.")] = False,
+    device: Device = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train a neural differential equation by a recipe. May be killed and resumed; several GPUs with torchrun."""
+    from invreg.cli.train import Order, run_training
+
+    report = run_training(Order(recipe, folder, resume, device), quiet=quiet or json, console=notes(quiet or json))
+    if report["process"] > 0:
+        return
+    if json:
+        say_json(report)
+        return
+    for name in ("model", "averaged"):
+        if name in report:
+            shown = ", ".join(f"{key} {value:.4g}" for key, value in report[name].get("test", {}).items())
+            results().print(f"{report[name]['folder']}: {shown or 'trained'}", soft_wrap=True)
+
+
+@app.command()
 def info(
     file: Annotated[Path, typer.Argument(help="Any file that `reconstruct` reads.")],
     format: Annotated[str | None, typer.Option("--format", help="Default told from its content.")] = None,
@@ -263,7 +288,7 @@ def info(
 
 @app.command("list")
 def list_(
-    topic: Annotated[str | None, typer.Argument(help="operators, regularizers, algorithms or formats.")] = None,
+    topic: Annotated[str | None, typer.Argument(help="What to list; all of it by default.")] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:

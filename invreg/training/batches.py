@@ -33,14 +33,24 @@ class Shuffled:
         tensors: with the samples along axis 0, N of them in each.
         size: samples of a batch; the last one of an epoch has fewer where N is no multiple.
         epochs: how often each sample comes.
+        steps: number of batches, in place of epochs.
         seed: the order of an epoch follows from seed and the epoch's number.
         drop_last: leave out batches with fewer samples.
 
     Raises:
-        TypeError, ValueError: no tensors, of different N, or counts below 1; drop_last with fewer samples than `size`.
+        TypeError, ValueError: no tensors, of different N, or counts below 1; both or none of epochs and steps; drop_last
+            with fewer samples than `size`.
     """
 
-    def __init__(self, *tensors: Tensor, size: int, epochs: int, seed: int, drop_last: bool = False) -> None:
+    def __init__(
+        self,
+        *tensors: Tensor,
+        size: int,
+        epochs: int | None = None,
+        steps: int | None = None,
+        seed: int,
+        drop_last: bool = False,
+    ) -> None:
         if not tensors:
             raise ValueError("tensors must be at least one, got none")
         for number, tensor in enumerate(tensors):
@@ -49,17 +59,20 @@ class Shuffled:
         if len(set(lengths)) > 1 or not lengths[0]:
             raise ValueError(f"tensors must have the same number of samples, at least one, along axis 0, got {lengths}")
         require_count("size", size)
-        require_count("epochs", epochs)
+        if (epochs is None) == (steps is None):
+            raise ValueError(f"one of epochs and steps must be given, got {epochs} and {steps}")
+        require_count("epochs" if steps is None else "steps", (epochs if steps is None else steps) or 0)
         require_count("seed", seed, least=0)
         if drop_last and size > lengths[0]:
             raise ValueError(f"size must be <= {lengths[0]}, the number of samples, with drop_last, got {size}")
-        self.tensors, self.size, self.epochs, self.seed, self.drop_last = tensors, size, epochs, seed, drop_last
+        self.tensors, self.size, self.seed, self.drop_last = tensors, size, seed, drop_last
         self.samples = lengths[0]
         self.per_epoch = self.samples // size if drop_last else -(-self.samples // size)
+        self.steps = self.per_epoch * (epochs or 0) if steps is None else steps
         self._known: tuple[int, Tensor] = (-1, torch.empty(0))
 
     def __len__(self) -> int:
-        return self.per_epoch * self.epochs
+        return self.steps
 
     def __getitem__(self, index: int, /) -> tuple[Tensor, ...]:
         epoch, place = divmod(range(len(self))[index], self.per_epoch)
@@ -69,7 +82,7 @@ class Shuffled:
     @property
     def settings(self) -> dict[str, Any]:
         """What the batches follow from, but for the data."""
-        names = ("samples", "size", "epochs", "seed", "drop_last")
+        names = ("samples", "size", "steps", "seed", "drop_last")
         return {name: getattr(self, name) for name in names}
 
     def _order(self, epoch: int) -> Tensor:

@@ -18,7 +18,7 @@ def test_help_and_version_are_shown(invoke) -> None:
 
 def test_list_has_one_line_each(invoke) -> None:
     found = invoke("list", "--json").json
-    assert set(found) == {"operators", "regularizers", "algorithms", "formats"}
+    assert set(found) == {"operators", "regularizers", "algorithms", "formats", "models", "objectives", "data"}
     assert found["regularizers"]["tv"]
     assert set(invoke("list", "formats", "--json").json) == {"formats"}
     assert "pdhg" in invoke("list", "algorithms").out

@@ -1,0 +1,164 @@
+"""Names for operators, models, objectives and the like: the only place where strings stand for classes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from invreg import algorithms, data, models, operators, regularizers, solvers
+from invreg.algorithms.loop import Algorithm
+from invreg.interfaces import Operator, Regularizer
+from invreg.training import cnf, latent_ode, neural_ode, teacher_forcing
+
+OPERATORS: Mapping[str, type[Operator]] = {
+    "blur": operators.Blur,
+    "downsample": operators.Downsample,
+    "fan-beam": operators.FanBeam,
+    "fourier": operators.MaskedFourier,
+    "mask": operators.Mask,
+    "parallel-beam": operators.ParallelBeam,
+    "sense": operators.Sense,
+    "soft-sense": operators.SoftSense,
+}
+
+REGULARIZERS: Mapping[str, type[Regularizer[Any]]] = {
+    "box": regularizers.Box,
+    "group-l1": regularizers.GroupL1,
+    "l1": regularizers.L1,
+    "llr": regularizers.LocallyLowRank,
+    "nonnegative": regularizers.NonNegative,
+    "nuclear": regularizers.NuclearNorm,
+    "tgv": regularizers.TotalGeneralizedVariation,
+    "tikhonov": regularizers.Tikhonov,
+    "tv": regularizers.TotalVariation,
+    "wavelet": regularizers.WaveletL1,
+}
+
+ALGORITHMS: Mapping[str, type[Algorithm[Any, Any]]] = {
+    "admm": algorithms.ADMM,
+    "cg": algorithms.ConjugateGradient,
+    "fista": algorithms.FISTA,
+    "gradient-descent": algorithms.GradientDescent,
+    "hqs": algorithms.HQS,
+    "pdhg": algorithms.PDHG,
+    "proximal-gradient": algorithms.ProximalGradient,
+    "sirt": algorithms.SIRT,
+}
+
+
+RULES: Mapping[str, type[Any]] = {
+    "discrepancy": algorithms.Discrepancy,
+    "gcv": algorithms.GCV,
+    "lcurve": algorithms.LCurve,
+    "sure": algorithms.SURE,
+}
+
+
+METHODS: Mapping[str, type[Any]] = {
+    "auto-switch": solvers.AutoSwitch,
+    "bosh3": solvers.Bosh3,
+    "dopri5": solvers.Dopri5,
+    "dopri8": solvers.Dopri8,
+    "euler": solvers.Euler,
+    "heun": solvers.Heun,
+    "implicit-euler": solvers.ImplicitEuler,
+    "kvaerno3": solvers.Kvaerno3,
+    "kvaerno5": solvers.Kvaerno5,
+    "midpoint": solvers.Midpoint,
+    "ralston": solvers.Ralston,
+    "reversible-heun": solvers.ReversibleHeun,
+    "rk4": solvers.RK4,
+    "rodas5p": solvers.Rodas5P,
+    "rosenbrock23": solvers.Rosenbrock23,
+    "trapezoid": solvers.Trapezoid,
+    "tsit5": solvers.Tsit5,
+    "vern7": solvers.Vern7,
+}
+
+CONTROLLERS: Mapping[str, type[Any]] = {"fixed": solvers.Fixed, "i": solvers.I, "pi": solvers.PI, "pid": solvers.PID}
+
+ADJOINTS: Mapping[str, type[Any]] = {
+    "backsolve": solvers.Backsolve,
+    "checkpointed": solvers.Checkpointed,
+    "direct": solvers.Direct,
+    "interpolating": solvers.Interpolating,
+    "reversible": solvers.Reversible,
+}
+
+SOLVERS: Mapping[str, type[Any]] = {"solver": solvers.Solver}
+
+MODELS: Mapping[str, type[torch.nn.Module]] = {
+    "cnf": cnf.CNF,
+    "concat-squash": models.ConcatSquash,
+    "cubic-drift": models.CubicDrift,
+    "flow-map": teacher_forcing.FlowMap,
+    "latent-ode": latent_ode.LatentODE,
+    "mlp": models.MLP,
+    "neural-ode": neural_ode.NeuralODE,
+    "series-encoder": models.SeriesEncoder,
+    "time-mlp": models.TimeMLP,
+}
+
+OBJECTIVES: Mapping[str, type[Any]] = {
+    "evidence-bound": latent_ode.EvidenceBound,
+    "forced-fit": teacher_forcing.ForcedFit,
+    "likelihood": cnf.NegativeLogLikelihood,
+    "supervised": neural_ode.Supervised,
+    "trajectory-fit": neural_ode.TrajectoryFit,
+}
+
+HEURISTICS: Mapping[str, type[Any]] = {
+    "local-heuristic": regularizers.LocalHeuristic,
+    "solver-error": regularizers.SolverError,
+    "solver-stiffness": regularizers.SolverStiffness,
+}
+
+WEIGHTS: Mapping[str, Any] = {
+    "exponential": regularizers.Exponential,
+    "linear": regularizers.Linear,
+    "warm-up": latent_ode.warm_up,
+}
+
+LOSSES: Mapping[str, Any] = {"cross-entropy": torch.nn.functional.cross_entropy, "mse": torch.nn.functional.mse_loss}
+
+DATA: Mapping[str, Any] = {"arrays": data.arrays, "digits": data.digits, "mnist-5000": data.mnist_5000}
+
+OPTIMIZERS: Mapping[str, type[Any]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "rmsprop": torch.optim.RMSprop,
+    "sgd": torch.optim.SGD,
+}
+
+SCHEDULERS: Mapping[str, type[Any]] = {
+    "cosine": torch.optim.lr_scheduler.CosineAnnealingLR,
+    "exponential": torch.optim.lr_scheduler.ExponentialLR,
+    "multi-step": torch.optim.lr_scheduler.MultiStepLR,
+    "one-cycle": torch.optim.lr_scheduler.OneCycleLR,
+    "polynomial": torch.optim.lr_scheduler.PolynomialLR,
+}
+
+SAVED: Mapping[str, type[Any]] = {**MODELS, **SOLVERS, **METHODS, **CONTROLLERS, **ADJOINTS}
+"""What the folder of a model may name; see `invreg.models.pretrained`."""
+
+SLOTS: Mapping[str, Mapping[str, Any]] = {
+    "adjoint": ADJOINTS,
+    "annealing": WEIGHTS,
+    "controller": CONTROLLERS,
+    "data": DATA,
+    "decoder": MODELS,
+    "encoder": MODELS,
+    "field": MODELS,
+    "forcing": {"adaptive": teacher_forcing.AdaptiveForcing, **WEIGHTS},
+    "head": MODELS,
+    "loss": LOSSES,
+    "method": METHODS,
+    "model": MODELS,
+    "objective": OBJECTIVES,
+    "optimizer": OPTIMIZERS,
+    "regularizers": HEURISTICS,
+    "schedule": WEIGHTS,
+    "scheduler": SCHEDULERS,
+    "solver": SOLVERS,
+}
+"""Arguments that are objects, and the names for what may be put there."""
