@@ -38,8 +38,8 @@ class Shuffled:
         drop_last: leave out batches with fewer samples.
 
     Raises:
-        TypeError, ValueError: no tensors, of different N, or counts below 1; both or none of epochs and steps; drop_last
-            with fewer samples than `size`.
+        TypeError, ValueError: no tensors, of different N, or counts below 1; both or none of epochs and steps; fewer
+            samples than `size` with drop_last.
     """
 
     def __init__(

@@ -54,6 +54,17 @@ class Parts:
         """Those that are trained."""
         return [one for group in self.optimizer.param_groups for one in group["params"]]
 
+    def copy_buffers(self) -> dict[str, Tensor]:
+        """What the model's buffers hold, such as the statistics of normalizations."""
+        named = () if self.model is None else self.model.named_buffers()
+        return {name: one.detach().clone() for name, one in named}
+
+    def restore_buffers(self, copies: Mapping[str, Tensor]) -> None:
+        """Put them back."""
+        if self.model is not None:
+            for name, one in copies.items():
+                self.model.get_buffer(name).detach().copy_(one)
+
     def name_of(self, parameter: Tensor) -> str:
         """What the model calls a parameter."""
         names = () if self.model is None else self.model.named_parameters()

@@ -92,6 +92,7 @@ class Training(Iterator[Step], Generic[Batch]):
         self._identity: dict[str, Any] = {}
         self._saved = 0  # step of the last checkpoint
         self._before: Randomness | None = None  # where the random sources stood before the step that is being taken
+        self._buffers: dict[str, Tensor] = {}  # and what the model's buffers held, which objectives may change
         self._torn = False  # whether a step is half taken
 
     def __len__(self) -> int:
@@ -106,6 +107,7 @@ class Training(Iterator[Step], Generic[Batch]):
         except BaseException:
             if self._before is not None and not self._torn:
                 self._before.restore(self._generator)
+                self._parts.restore_buffers(self._buffers)
                 self._before = None
             if parallel.world() == 1:  # else it takes all of them to save
                 self.save()
@@ -164,6 +166,7 @@ class Training(Iterator[Step], Generic[Batch]):
 
     def _take(self) -> Step:
         began = time.perf_counter()
+        self._buffers = self._parts.copy_buffers()
         self._before = Randomness.now(self._generator)
         terms = self._descend()
         norm = self._gradient_norm(terms)
