@@ -168,7 +168,7 @@ def rebuild(described: Any, classes: Mapping[str, type[Any]]) -> Any:
     built = {key: rebuild(one, classes) for key, one in arguments.items()}
     try:
         return classes[name](**built)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # values that nobody wrote on purpose make constructors raise anything
         raise ValueError(f"{name} cannot be built: {error}") from error
 
 
