@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +27,6 @@ from .replay import (
     set_random_states,
 )
 from .run import Run
-from .runge_kutta import RungeKutta
 
 STATES = 3  # that the graph of a step holds beside each of its evaluations, nearly
 COLUMNS = ("ratio", "error", "stiffness")
@@ -115,10 +115,11 @@ class Checkpointed(Adjoint):
 
     def _steps(self, problem: InitialValueProblem, captured: Captured) -> int:
         """How many steps the tape can hold."""
-        if problem.switch is not None or not isinstance(problem.method, RungeKutta) or captured.differentiating:
+        evaluations = problem.method.evaluations
+        if problem.switch is not None or evaluations is None or captured.differentiating:
             return 0
         held = captured.held + STATES * problem.y0.nbytes
-        return self.tape // max(1, held * problem.method.evaluations)
+        return self.tape // max(1, held * evaluations)
 
 
 class _Replay(torch.autograd.Function):
@@ -196,7 +197,8 @@ class _Pull:
         captured: Captured,
     ) -> None:
         self.problem, self.run, self.wanted, self.captured = problem, run, wanted, captured
-        self.slope = Guarded(problem.dynamics, (problem.ts, *captured.tensors), captured.differentiating)
+        known = (problem.ts, *captured.tensors)
+        self.guard = partial(Guarded, known=known, differentiating=captured.differentiating)
         self.ys, self.at_hits, self.y, *_ = gradients
         self.columns = {name: columns.get(name) for name in COLUMNS}
         self.asks = Wanted(
@@ -217,7 +219,7 @@ class _Pull:
             set_random_states(run.random[i], problem.y0.device)
         with torch.enable_grad():
             y = run.steps.y[i].detach().requires_grad_()
-            step = retake(problem, run.steps, i, y, self.slope)
+            step = retake(problem, run.steps, i, y, self.guard)
             piece = piece_of(problem, run, i, step, self.asks, y)
         pairs = [(piece.y, self.state), (piece.ys, self._of_outputs(i)), (piece.at_hits, self._of_hits(i))]
         pairs += [

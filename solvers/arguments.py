@@ -41,8 +41,7 @@ def problem_of(
     Raises:
         TypeError, ValueError: an argument does not fit; it is named.
     """
-    if not callable(field):
-        raise TypeError(f"field must be callable as field(t, y, *args), got {type(field).__name__}")
+    require_callable("field", field)
     methods = methods_of(method)
     if jumps:
         _require_within(methods)
@@ -53,22 +52,20 @@ def problem_of(
         flat = structure.pack(leaves_of(y0))
     if per_sample and not flat.ndim:
         raise ValueError("y0 must have a batch on axis 0 for per_sample steps, got a 0-d tensor")
-    if not bool(flat.detach().isfinite().all()):
-        raise ValueError("y0 must be finite, got NaN or infinity in it")
-    times = _times(ts, flat, per_sample)
-    controller = _controller(controller, methods[0])
+    require_finite(flat)
+    times = times_of(ts, flat, per_sample)
+    controller = controller_of(controller, methods[0])
     if isinstance(controller, Fixed) and len(methods) > 1:
         raise ValueError("AutoSwitch needs an adaptive controller such as PI(), got Fixed")
     if len(methods) > 1 and per_sample:
         raise ValueError("AutoSwitch decides for the whole batch: use per_sample=False, or one stiff method")
-    _require_sequences(args=args, events=events)
+    require_sequences(args=args, events=events)
     for event in events:
         if not isinstance(event, Event):
             raise TypeError(f"events must be Event objects, got {type(event).__name__}")
-    if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps <= 0:
-        raise ValueError(f"max_steps must be an integer > 0, got {max_steps!r}")
+    require_max_steps(max_steps)
     time_dtype = real_dtype(flat)
-    forced = _forced(stops, jumps, times, time_dtype)
+    forced = forced_times(stops, jumps, times, time_dtype)
     return InitialValueProblem(
         dynamics=Dynamics(field, tuple(args), structure, time_dtype),
         y0=methods[0].lift(flat),
@@ -76,14 +73,32 @@ def problem_of(
         methods=methods,
         switch=method if isinstance(method, AutoSwitch) else None,
         controller=controller,
-        rtol=_tolerance("rtol", rtol, flat),
-        atol=_tolerance("atol", atol, flat),
+        rtol=tolerance_of("rtol", rtol, flat),
+        atol=tolerance_of("atol", atol, flat),
         samples=per_sample,
         max_steps=max_steps,
         stops=tuple(forced),
         jumps={before: after for before, after in forced.items() if after != before},
         events=tuple(events),
     )
+
+
+def require_callable(name: str, field: object) -> None:
+    """Raise TypeError unless a field can be called."""
+    if not callable(field):
+        raise TypeError(f"{name} must be callable as {name}(t, y, *args), got {type(field).__name__}")
+
+
+def require_finite(y0: Tensor) -> None:
+    """Raise ValueError unless all entries of a state are finite."""
+    if not bool(y0.detach().isfinite().all()):
+        raise ValueError("y0 must be finite, got NaN or infinity in it")
+
+
+def require_max_steps(max_steps: object) -> None:
+    """Raise ValueError unless it is a number of steps."""
+    if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps <= 0:
+        raise ValueError(f"max_steps must be an integer > 0, got {max_steps!r}")
 
 
 def _require_within(methods: tuple[Method, ...]) -> None:
@@ -104,13 +119,14 @@ def methods_of(method: object) -> tuple[Method, ...]:
     if isinstance(method, Method):
         return (method,)
     got = method.__name__ if isinstance(method, type) else repr(method)
-    near = nearest(got.strip("'"), [one.__name__ for one in _all_methods()])
+    near = nearest(got.strip("'"), [one.__name__ for one in all_methods()])
     raise TypeError(
         f"method must be a Method such as Tsit5(), got {got}" + (f"; did you mean {near}()?" if near else "")
     )
 
 
-def _all_methods() -> list[type[Method]]:
+def all_methods() -> list[type[Method]]:
+    """Every class of methods that is loaded."""
     found, pending = list[type[Method]](), [Method]
     while pending:
         pending.extend(pending.pop().__subclasses__())
@@ -124,13 +140,15 @@ def nearest(name: str, names: Sequence[str]) -> str | None:
     return next(one for one in names if one.lower() == close[0]) if close else None
 
 
-def _require_sequences(**given: object) -> None:
+def require_sequences(**given: object) -> None:
+    """Raise TypeError unless each is a list or tuple."""
     for name, value in given.items():
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise TypeError(f"{name} must be a list or tuple, got {type(value).__name__}; put a single one in a list")
 
 
-def _controller(controller: Controller | None, method: Method) -> Controller:
+def controller_of(controller: Controller | None, method: Method) -> Controller:
+    """The controller, or the default for a method; raises where the two do not go together."""
     if controller is None:
         return Fixed() if method.error_order is None else PI()
     if not isinstance(controller, (Adaptive, Fixed)):
@@ -143,7 +161,8 @@ def _controller(controller: Controller | None, method: Method) -> Controller:
     return controller
 
 
-def _times(ts: Tensor | Sequence[float], y: Tensor, per_sample: bool) -> Tensor:
+def times_of(ts: Tensor | Sequence[float], y: Tensor, per_sample: bool) -> Tensor:
+    """The times in float64 on the device of y; raises unless they are in order."""
     times = ts if isinstance(ts, Tensor) else _stacked(ts)
     if times.is_complex() or times.dtype == torch.bool:
         raise TypeError(f"ts must be real, got {times.dtype}")
@@ -168,7 +187,8 @@ def _stacked(ts: Sequence[float]) -> Tensor:
     return torch.tensor(ts, dtype=torch.float64)
 
 
-def _tolerance(name: str, value: float | Tensor, y: Tensor) -> float | Tensor:
+def tolerance_of(name: str, value: float | Tensor, y: Tensor) -> float | Tensor:
+    """A tolerance, as a tensor in the real dtype of y where it is one; raises unless it is > 0 and fits."""
     if isinstance(value, Tensor):
         value = value.to(y.device, real_dtype(y))
         try:
@@ -192,7 +212,9 @@ def _tolerance(name: str, value: float | Tensor, y: Tensor) -> float | Tensor:
     return float(value)
 
 
-def _forced(stops: Sequence[float], jumps: Sequence[float], ts: Tensor, time_dtype: torch.dtype) -> dict[float, float]:
+def forced_times(
+    stops: Sequence[float], jumps: Sequence[float], ts: Tensor, time_dtype: torch.dtype
+) -> dict[float, float]:
     """Times at which a step must end -> the time at which the next begins: beyond a jump, in the field's clock."""
     for name, times in (("stops", stops), ("jumps", jumps)):
         try:

@@ -167,7 +167,7 @@ class _Solve(torch.autograd.Function):
         run = replace(ctx.run, steps=replace(ctx.run.steps, y=y), ys=ys, at_hits=at_hits, last=last)
         problem = ctx.problem.over(ts=ts.detach(), y0=ys[0].detach(), events=(), overshoot=False)
         wanted = tuple(one for one, need in zip(known, needs[7:], strict=True) if need)
-        field = Guarded(problem.dynamics, tuple(tensors), ctx.captured.differentiating)
+        field = Guarded(problem.dynamics.evaluate, tuple(tensors), ctx.captured.differentiating)
         with same_conditions(problem, ctx.autocast):
             back = _Back(ctx.adjoint, problem, run, Field(field, wanted, ctx.captured.shared), needs[5])
             back.pull(*gradients)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
-from .dynamics import Dynamics
+from .method import Dynamics as Slope
 from .problem import InitialValueProblem
 
 DEPTH = 4  # of containers, closures and partials that are looked through for modules
@@ -81,6 +81,12 @@ def modules_of(field: object, depth: int = DEPTH) -> list[nn.Module]:
     return [module for one in inside for module in modules_of(one, depth - 1)] if depth else []
 
 
+def moving_buffers(fields: object) -> list[Tensor]:
+    """The buffers of modules that are being trained, which an evaluation may change."""
+    modules = modules_of(fields)
+    return [buffer for module in modules for buffer in module.buffers()] if any(m.training for m in modules) else []
+
+
 def _contents(cells: Iterable[CellType]) -> Iterator[Any]:
     for cell in cells:
         with contextlib.suppress(ValueError):  # a name that is assigned later
@@ -113,41 +119,42 @@ def first_slope(problem: InitialValueProblem) -> tuple[Tensor, Captured]:
     origin = problem.over(ts=_leaf(problem.ts), y0=_leaf(problem.y0))
     dynamics, (t, y) = problem.dynamics, origin.first()
     if not torch.is_grad_enabled():
-        return dynamics.checked(t, y), Captured(origin)
+        return dynamics.first(t, y)[0], Captured(origin)
     with _Watch(t, y) as watch:  # sees y0 itself only where the field holds it too
-        slope = dynamics.checked(t, y)
-    held = (p for module in modules_of(dynamics.field) for p in module.parameters() if p.requires_grad)
+        results = dynamics.first(t, y)
+    held = (p for module in modules_of(dynamics.fields) for p in module.parameters() if p.requires_grad)
     passed = (one for one in _tensors(dynamics.args) if one.requires_grad)
     found = {id(one): one for one in (*watch.found.values(), *held, *passed)}
     leaves = _leaves(tuple(found.values()))
     tensors = tuple(found.values()) if leaves is None else leaves
     own = watch.leaves()
     known = (t, y, *own, *tensors)
-    require_known([slope], known)
+    require_known(results, known)
     if watch.drew and any(one.requires_grad for one in (t, y, *tensors)):
         raise RuntimeError(
             "field draws from a generator of its own, which a replay cannot set back: draw from torch's, or use "
             "adjoint=Direct()"
         )
     marked = origin.y0.requires_grad != problem.y0.requires_grad  # by the field, which then differentiates in y itself
-    return slope, Captured(origin, tensors, leaves is not None, saved_bytes(slope, known), bool(own) or marked)
+    saved = sum(saved_bytes(one, known) for one in results)
+    return results[0], Captured(origin, tensors, leaves is not None, saved, bool(own) or marked)
 
 
 class Guarded:
     """Dynamics that check that no gradient would be lost.
 
     Args:
-        dynamics: evaluated without counting.
+        slope: one of their functions.
         known: the tensors beside t and y whose gradients are seen to.
         differentiating: as in `Captured`.
     """
 
-    def __init__(self, dynamics: Dynamics, known: tuple[Tensor, ...], differentiating: bool) -> None:
-        self.dynamics, self.known, self.differentiating = dynamics, known, differentiating
+    def __init__(self, slope: Slope, known: tuple[Tensor, ...], differentiating: bool) -> None:
+        self.slope, self.known, self.differentiating = slope, known, differentiating
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         with _Watch(t, y) if self.differentiating else contextlib.nullcontext() as watch:
-            slope = self.dynamics.evaluate(t, y)
+            slope = self.slope(t, y)
         require_known([slope], (t, y, *self.known, *(watch.leaves() if watch else ())))
         return slope
 

@@ -100,7 +100,7 @@ class Adaptive(ABC):
     def gains(self) -> tuple[float, float, float]:
         """The exponents b1, b2, b3."""
 
-    def growth(self, ratio: Number, earlier: tuple[Number, Number], order: int) -> Number:
+    def growth(self, ratio: Number, earlier: tuple[Number, Number], order: float) -> Number:
         """The factor for the length of the next step after an accepted one; `order` is k."""
         b1, b2, b3 = self.gains
         factor: Number = self.safety * _clamp(ratio, FLOOR, math.inf) ** (-b1 / order)
@@ -110,7 +110,7 @@ class Adaptive(ABC):
             factor = factor * _clamp(earlier[1], EARLIER_FLOOR, math.inf) ** (-b3 / order)
         return _clamp(factor, self.min_factor if self.shrink_accepted else 1.0, self.max_factor)
 
-    def shrinkage(self, ratio: Number, order: int) -> Number:
+    def shrinkage(self, ratio: Number, order: float) -> Number:
         """The factor after a rejected step; the least where the ratio is not finite."""
         if not isinstance(ratio, Tensor) and not math.isfinite(ratio):
             return self.min_factor

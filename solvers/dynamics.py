@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+Guard = Callable[[Callable[[Tensor, Tensor], Tensor]], Callable[[Tensor, Tensor], Tensor]]
 State = Tensor | tuple[Tensor, ...] | list[Tensor] | Mapping[str, Tensor]
 Structured = tuple[Tensor, ...] | dict[str, Tensor]
 
@@ -136,6 +137,11 @@ class Dynamics:
         self.jacobians = 0  # counted by the stiff methods
         self.solves = 0
 
+    @property
+    def diffusions(self) -> int:
+        """Evaluations of the diffusion, where there is one."""
+        return 0
+
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         self.calls += 1
         return self._kept(self.evaluate(t, y))
@@ -155,8 +161,29 @@ class Dynamics:
             t = t.reshape(-1)  # a state of several tensors has no one shape to broadcast to
         return self.field(t, self.structure.unpack(y), *self.args)
 
-    def checked(self, t: Tensor, y: Tensor) -> Tensor:
-        """dy/dt, refusing a field that does not fit the state.
+    @property
+    def fields(self) -> tuple[Callable[..., Any], ...]:
+        """The user's functions."""
+        return (self.field,)
+
+    def first(self, t: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        """All that the functions give at the start, checked; the slope is the first. Raises as `checked`."""
+        return (self.checked(t, y),)
+
+    def over(self, t: float, end: float) -> Callable[[Tensor, Tensor], Tensor]:
+        """The dynamics as a step between two times evaluates them."""
+        return self
+
+    def again(self, t: float, end: float, guard: Guard | None = None) -> Callable[[Tensor, Tensor], Tensor]:
+        """The same for a step that is taken again, not counted; `guard` wraps the functions."""
+        return self.evaluate if guard is None else guard(self.evaluate)
+
+    def snap(self, t: float, end: float) -> float:
+        """Where a step from t that may go to `end` should go."""
+        return end
+
+    def checked(self, t: Tensor, y: Tensor, name: str = "field") -> Tensor:
+        """dy/dt, refusing a field that does not fit the state; `name` is what errors call it.
 
         Raises:
             TypeError, ValueError: it returns the wrong kind, shape, dtype or device.
@@ -166,23 +193,25 @@ class Dynamics:
         slope = self.raw(t, y)
         self.seconds = time.perf_counter() - begun
         if self.structure is None:
-            require_like("field", slope, y)
+            require_like(name, slope, y)
             return slope  # type: ignore[no-any-return]
-        _require_structure(slope, self.structure)
+        _require_structure(name, slope, self.structure)
         like = leaves_of(self.structure.unpack(y))
         for i, (one, other) in enumerate(zip(leaves_of(slope), like, strict=True)):
-            require_like(f"field, part {self.structure.name(i)},", one, other)
+            require_like(f"{name}, part {self.structure.name(i)},", one, other)
         return self.structure.pack(leaves_of(slope))
 
 
-def _require_structure(slope: object, structure: Structure) -> None:
+def _require_structure(name: str, slope: object, structure: Structure) -> None:
     if structure.keys is not None:
         if not isinstance(slope, Mapping) or tuple(slope) != structure.keys:
             got = tuple(slope) if isinstance(slope, Mapping) else type(slope).__name__
-            raise TypeError(f"field must return a dict with the keys of y0, {structure.keys}, in that order, got {got}")
+            raise TypeError(
+                f"{name} must return a dict with the keys of y0, {structure.keys}, in that order, got {got}"
+            )
     elif not isinstance(slope, (tuple, list)) or len(slope) != len(structure.shapes):
         got = f"{len(slope)} tensors" if isinstance(slope, (tuple, list)) else type(slope).__name__
-        raise TypeError(f"field must return a tuple of {len(structure.shapes)} tensors as y0 is, got {got}")
+        raise TypeError(f"{name} must return a tuple of {len(structure.shapes)} tensors as y0 is, got {got}")
 
 
 def require_like(name: str, slope: object, y: Tensor) -> None:

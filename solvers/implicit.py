@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .jacobian import Linearized, uncounted
 from .linear import Inverse, Linear, chosen, require_linear
-from .method import Dynamics, Method, Step, real_dtype
+from .method import Dynamics, Method, Slope, Step, real_dtype
 from .newton import Newton
 from .sums import polynomial
 
@@ -141,13 +141,13 @@ class ImplicitStep(Step):
         t: Tensor,
         dt: float | Tensor,
         y: Tensor,
-        slope: Tensor | None,
+        slope: Slope,
     ) -> None:
         table = method.table
         self.method, self.t, self.dt, self.start = method, t, dt, y
         self.field = uncounted(dynamics)
         self.h = dt.to(real_dtype(y)) if isinstance(dt, Tensor) else dt
-        self.first = dynamics(self._time(0.0), y) if slope is None else slope
+        self.first = slope if isinstance(slope, Tensor) else dynamics(self._time(0.0), y)
         self.zs, self.y = [self.first * self.h], y
         with torch.no_grad():
             self._linearized = Linearized(dynamics, self._time(0.0), y.detach())
@@ -267,9 +267,7 @@ class ImplicitRungeKutta(Method):
     def error_order(self) -> int | None:
         return self.table.error_order
 
-    def step(
-        self, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Tensor | None = None
-    ) -> ImplicitStep:
+    def step(self, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Slope = None) -> ImplicitStep:
         return ImplicitStep(self, dynamics, t, dt, y, slope)
 
 

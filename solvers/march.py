@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .controller import Adaptive, Fixed
 from .event import locate
-from .method import Step, end_at
+from .method import Slope, Step, end_at
 from .problem import InitialValueProblem
 from .record import Status
+from .stochastic import Stochastic
 
 PATIENCE = 40  # rejections in a row for NaN or infinity: 0.2^40 is far below the resolution of the clock
 NEARLY = 1.01  # a step that ends this close to a stop goes there at once
 BARELY = 1 + 1e-9  # the same where steps may not be longer
 
 
-@dataclass(frozen=True, eq=False)
-class Accepted:
+class Accepted(NamedTuple):
     """An accepted step from (t, y) to `end`: what the method did, and how it fared."""
 
     t: float
@@ -45,11 +45,19 @@ class March:
         problem: with steps shared by all samples.
         slope: dynamics(ts[0], y0).
         dt: length of the first step, > 0; `Fixed` controllers have their own.
-        stochastic: whether the dynamics draw random numbers: then each step begins with a fresh evaluation, and the
+        stochastic: whether the functions draw random numbers: then each step begins with a fresh evaluation, and the
             states of the generators are kept for the replay.
+        lean: whether nobody asks for the estimates of steps of fixed length.
     """
 
-    def __init__(self, problem: InitialValueProblem, slope: Tensor, dt: float, stochastic: bool = False) -> None:
+    def __init__(
+        self,
+        problem: InitialValueProblem,
+        slope: Tensor,
+        dt: float,
+        stochastic: bool = False,
+        lean: bool = False,
+    ) -> None:
         self.problem = problem
         self.controller = problem.controller
         times: list[float] = problem.ts.tolist()
@@ -61,9 +69,11 @@ class March:
         grid = times[1:] if isinstance(self.controller, Fixed) and self.controller.step is None else []
         self._stops = iter(sorted({*problem.stops, *grid} - {self.end}, key=lambda t: t * self.sign))
         self._stop = next(self._stops, self.end)
-        self._slope: Callable[[], Tensor] | None = None if stochastic else lambda: slope
+        noisy = isinstance(problem.dynamics, Stochastic)
+        self._fresh = stochastic or (noisy and not problem.method.carries_noise)  # each step begins with an evaluation
+        self._slope: Callable[[], Slope] | None = None if self._fresh or noisy else lambda: slope
         self._dt = dt
-        self._stochastic = stochastic
+        self._stochastic, self._lean = stochastic, lean
         self._zero = problem.shift(self.t)
         self._which = self._run = self._failures = 0
         self._earlier = (1.0, 1.0)
@@ -79,21 +89,22 @@ class March:
             method = self.problem.methods[self._which]
             start = self._zero + self.t
             slope = None if self._slope is None else self._slope()
-            step = method.step(self.problem.dynamics, start, self.sign * h, self.y, slope)
-            error = step.error()
+            dynamics = self.problem.dynamics.over(self.t, end)
+            step = method.step(dynamics, start, self.sign * h, self.y, slope)
+            error = None if self._lean else step.error()
             ratio = None if error is None else self.problem.judge(error, self.y, step)
-            stiffness = step.stiffness(samples=False) if method.has_stiffness else None
+            stiffness = step.stiffness(samples=False) if method.has_stiffness and not self._lean else None
             judged = self._judged(ratio, stiffness)
             values = read([*judged, *self._conditions(end, step.y)])
             if judged and not self._accepts(values[0], h):
                 continue
-            hits = self._hits(step, h, values[len(judged) :])
+            hits = self._hits(step, h, values[len(judged) :]) if self.problem.events else ()
             after = step.y
             if end in self.problem.jumps and self._zero.requires_grad:  # a jump does not come later with the start
                 after = end_at(step, 1 - self._zero / (self.sign * h))
             yield Accepted(self.t, self.sign * h, end, self.y, step, ratio, stiffness, self._which, hits, random)
             self.accepted += 1
-            if any(self.problem.events[i].terminal for i, _ in hits):
+            if hits and any(self.problem.events[i].terminal for i, _ in hits):
                 self._finish(Status.EVENT, self.t + self.sign * h * hits[-1][1])
                 return
             if judged:
@@ -102,7 +113,7 @@ class March:
             self.t, self.y = self.problem.jumps.get(end, end), after
             if end in self.problem.jumps:
                 self._zero = self.problem.shift(self.t)
-            self._slope = None if self._stochastic or end in self.problem.jumps else step.slope
+            self._slope = None if self._fresh or end in self.problem.jumps else step.slope
 
     def _goes_on(self) -> bool:
         if (self.t - self.end) * self.sign >= 0:
@@ -129,7 +140,9 @@ class March:
             reach = min(h * NEARLY, self.controller.max_step * BARELY)
         if reach >= left and not (self.problem.overshoot and self._stop == self.end):
             return left, self._stop
-        return h, self.t + self.sign * h
+        end = self.t + self.sign * h
+        snapped = end if isinstance(self.controller, Fixed) else self.problem.dynamics.snap(self.t, end)
+        return (h, end) if snapped == end else (snapped - self.t, snapped)
 
     def _judged(self, ratio: Tensor | None, stiffness: Tensor | None) -> list[Tensor]:
         """What the controller has to know of a step."""
@@ -147,7 +160,7 @@ class March:
         self._dt = h * self.controller.shrinkage(ratio, self._order())
         return False
 
-    def _order(self) -> int:
+    def _order(self) -> float:
         return self.problem.order_of(self.problem.methods[self._which])
 
     def _plan(self, values: list[float], h: float, end: float) -> None:

@@ -27,7 +27,7 @@ class Rules:
     method: Method
     controller: Adaptive | Fixed
     samples: bool
-    order: int  # of the controller's exponents
+    order: float  # of the controller's exponents
     fresh: bool  # whether every step begins with a new evaluation
 
 
@@ -132,13 +132,16 @@ def attempt(dynamics: Dynamics, rules: Rules, limits: Limits, now: Control) -> t
     t = torch.where(accepted, end, now.t)
     for j in range(limits.jumps.shape[1]):
         t = torch.where(t == limits.jumps[0, j], limits.jumps[1, j], t)
+    slope = None if rules.fresh else step.slope()
     earlier = now.earlier if ratio is None else torch.where(accepted, ratio, now.earlier)
     attempts = now.attempts + running
     then = Control(
         t=t,
         dt=dt,
         y=torch.where(mask, step.y, now.y),
-        slope=now.slope if rules.fresh else torch.where(spread(accepted, now.slope), step.slope(), now.slope),
+        slope=now.slope
+        if not isinstance(slope, Tensor)
+        else torch.where(spread(accepted, now.slope), slope, now.slope),
         earlier=earlier,
         before=torch.where(accepted, now.earlier, now.before),
         failures=failures,

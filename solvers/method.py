@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
 _REAL = {torch.complex32: torch.float16, torch.complex64: torch.float32, torch.complex128: torch.float64}
 Dynamics = Callable[[Tensor, Tensor], Tensor]  # (t, y) -> dy/dt, shaped as y
+Slope = Tensor | tuple[Tensor, Tensor] | None
+Calculus = Literal["ito", "stratonovich"]
+Noise = Literal["additive", "scalar", "diagonal", "commutative", "general"]
+CALCULI: tuple[Calculus, ...] = get_args(Calculus)
+NOISES: tuple[Noise, ...] = get_args(Noise)
+StrongOrders = Mapping[tuple[Calculus, Noise], float]
 
 
 def real_dtype(y: Tensor) -> torch.dtype:
@@ -27,8 +33,11 @@ class Step(ABC):
     y: Tensor  # the solution at t + dt
 
     @abstractmethod
-    def slope(self) -> Tensor:
-        """f(t + dt, y), with which the next step starts; shaped as y."""
+    def slope(self) -> Slope:
+        """f(t + dt, y), with which the next step starts; shaped as y. None where each step begins anew.
+
+        Methods that carry noise give drift and diffusion.
+        """
 
     @abstractmethod
     def error(self) -> Tensor | None:
@@ -56,6 +65,10 @@ class Method(ABC):
     """A one-step method: a frozen dataclass that holds constants and options, no state."""
 
     reach: ClassVar[float] = 1.0  # how far from its start a step evaluates the dynamics, in lengths of the step
+    strong_orders: ClassVar[StrongOrders] = {}  # of stochastic equations that it can solve
+    noise_order: ClassVar[float] = 1.0  # there the error estimate grows with dt to this power
+    needs_area: ClassVar[bool] = False  # whether it needs the space-time Levy area of the noise
+    carries_noise: ClassVar[bool] = False  # whether drift and diffusion at the end of a step serve the next one
 
     @property
     @abstractmethod
@@ -82,8 +95,13 @@ class Method(ABC):
     def has_stiffness(self) -> bool:
         """Whether steps estimate the stiffness."""
 
+    @property
+    def evaluations(self) -> int | None:
+        """Evaluations of the dynamics that one more step takes; None: as many as it needs. Overridden where known."""
+        return None
+
     @abstractmethod
-    def step(self, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Tensor | None = None) -> Step:
+    def step(self, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Slope = None) -> Step:
         """One step from (t, y). Pure; differentiable in t, y and whatever the dynamics hold, not in dt.
 
         Args:

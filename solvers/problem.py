@@ -13,6 +13,7 @@ from .controller import Adaptive, Controller, Fixed, rms, rms_per_sample, scaled
 from .dynamics import Dynamics
 from .event import Event
 from .method import Method, Step
+from .stochastic import Stochastic
 from .switch import AutoSwitch
 
 
@@ -49,12 +50,14 @@ class InitialValueProblem:
         return self.methods[0]
 
     @property
-    def order(self) -> int:
-        """The exponent of the controllers: one more than the order of the error estimate."""
+    def order(self) -> float:
+        """The exponent of the controllers: the local error estimate grows with dt to this power."""
         return self.order_of(self.method)
 
-    def order_of(self, method: Method) -> int:
+    def order_of(self, method: Method) -> float:
         """The same of another method."""
+        if isinstance(self.dynamics, Stochastic):
+            return method.noise_order
         return min(method.order, method.error_order or method.order) + 1
 
     @property

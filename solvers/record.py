@@ -31,13 +31,19 @@ ADVICE = {
     Status.NONFINITE: "the field gave NaN or infinity, however short the step; look at its value there (or an implicit "
     "step had no solution)",
 }
+ADVICE_WITH_NOISE = {
+    Status.MAX_STEPS: "raise max_steps, or loosen rtol and atol",
+    Status.UNDERFLOW: "the steps reached the resolution of the path: loosen rtol and atol, or use Fixed(step)",
+    Status.NONFINITE: "drift or diffusion gave NaN or infinity; look at their values there, or shorten the steps",
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Stats:
     """Work of a solve. (B,) per sample, (1,) where all samples share their steps; int64, on the CPU.
 
-    `nfe` counts evaluations of the field for each sample (attempted steps included), `calls` those for the batch.
+    `nfe` counts evaluations of the field, or drift, for each sample (attempted steps included), `calls` those for the
+    batch; `diffusions` counts evaluations of the diffusion.
     """
 
     nfe: Tensor
@@ -46,6 +52,7 @@ class Stats:
     calls: int
     jacobians: int = 0
     solves: int = 0
+    diffusions: int = 0
 
 
 @dataclass(frozen=True, eq=False)

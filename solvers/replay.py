@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .capture import modules_of
-from .method import Dynamics as Slope
+from .capture import moving_buffers
+from .dynamics import Guard
 from .method import Step, end_at
 from .per_sample import fraction
 from .problem import InitialValueProblem
@@ -18,17 +18,18 @@ from .record import Steps
 from .run import Hit, Run, values_at
 
 
-def retake(problem: InitialValueProblem, steps: Steps, i: int, y: Tensor, slope: Slope | None = None) -> Step:
+def retake(problem: InitialValueProblem, steps: Steps, i: int, y: Tensor, guard: Guard | None = None) -> Step:
     """The i-th accepted step from the state y: steps.y[i], or a copy of it with another graph.
 
-    Its gradient reaches y, what the dynamics hold, and ts[0]; not the length of the step. `slope` may stand in for the
-    dynamics.
+    Its gradient reaches y, what the dynamics hold, and ts[0]; not the length of the step. `guard` wraps the functions
+    of the dynamics.
     """
-    dynamics = problem.dynamics.evaluate if slope is None else slope
     method = problem.methods[int(steps.method[i])]
     if not problem.samples:
-        begin = float(steps.t[i, 0])
-        return method.step(dynamics, problem.shift(begin) + begin, float(steps.dt[i, 0]), y)
+        begin, dt = float(steps.t[i, 0]), float(steps.dt[i, 0])
+        dynamics = problem.dynamics.again(begin, begin + dt, guard)
+        return method.step(dynamics, problem.shift(begin) + begin, dt, y)
+    dynamics = problem.dynamics.evaluate if guard is None else guard(problem.dynamics.evaluate)
     t = problem.shift(steps.t[i]) + steps.t[i]
     return method.step(dynamics, problem.spread(t), problem.spread(steps.dt[i]), y)
 
@@ -166,8 +167,7 @@ def _here(hit: Hit, i: int) -> Tensor:
 def same_conditions(problem: InitialValueProblem, autocast: tuple[bool, torch.dtype]) -> Iterator[None]:
     """Run a replay as the first pass ran: with its autocast, and leaving buffers and random generators as they were."""
     device = problem.y0.device
-    modules = modules_of(problem.dynamics.field)
-    buffers = [buffer for module in modules for buffer in module.buffers()] if any(m.training for m in modules) else []
+    buffers = moving_buffers(problem.dynamics.fields)
     before = [buffer.clone() for buffer in buffers]  # BatchNorm counts its batches in them
     enabled, dtype = autocast
     devices = [device] if device.type == "cuda" else []

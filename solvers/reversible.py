@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from .adjoint import Adjoint, Integrate
 from .capture import Captured, Guarded
-from .method import Dynamics, Method, Step
+from .dynamics import Guard
+from .method import Dynamics, Method, Slope, Step
 from .once import once
 from .problem import InitialValueProblem
 from .record import Status
@@ -25,6 +27,8 @@ from .replay import (
     same_conditions,
 )
 from .run import Run
+from .runge_kutta import STRATONOVICH
+from .stochastic import Driven
 
 Length = float | Tensor  # of a step: a number, or a tensor that broadcasts to the state
 
@@ -32,21 +36,31 @@ Length = float | Tensor  # of a step: a number, or a tensor that broadcasts to t
 class ReversibleHeunStep(Step):
     """A step of `ReversibleHeun` from the state (y, z)."""
 
-    def __init__(self, dynamics: Dynamics, t: Tensor, dt: Length, state: Tensor, slope: Tensor | None) -> None:
+    def __init__(self, dynamics: Dynamics, t: Tensor, dt: Length, state: Tensor, slope: Slope) -> None:
         y, z = state.unbind(-1)
         self.h = _lowered(dt, state)
         start = _lowered(t, state)
         assert isinstance(start, Tensor)
         real = state.dtype.to_real()
-        self.start = dynamics(start.to(real), z) if slope is None else slope
+        self.carried: tuple[Tensor, Tensor] | None = None
+        if isinstance(dynamics, Driven):
+            pair = slope if isinstance(slope, tuple) else dynamics.pair(start.to(real), z)
+            self.start = dynamics.along(pair)
+        else:
+            self.start = slope if isinstance(slope, Tensor) else dynamics(start.to(real), z)
         self.h = self.h.to(real) if isinstance(self.h, Tensor) else self.h
         self.begin = state
         after = 2 * y - z + self.start * self.h
-        self.end = dynamics((start + _lowered(dt, state)).to(real), after)
+        arrival = (start + _lowered(dt, state)).to(real)
+        if isinstance(dynamics, Driven):
+            self.carried = dynamics.pair(arrival, after)
+            self.end = dynamics.along(self.carried)
+        else:
+            self.end = dynamics(arrival, after)
         self.y = torch.stack((y + (self.start + self.end) * (0.5 * self.h), after), -1)
 
-    def slope(self) -> Tensor:
-        return self.end
+    def slope(self) -> Slope:
+        return self.end if self.carried is None else self.carried
 
     def error(self) -> Tensor | None:
         return (self.end - self.start) * (0.5 * self.h)
@@ -73,10 +87,14 @@ class ReversibleHeun(Method):
 
     The state is (y, z) on a new last axis, where z is a second approximation of the solution:
     z1 = 2 y0 - z0 + f(t0, z0) dt, y1 = y0 + (f(t0, z0) + f(t1, z1)) dt / 2; one evaluation a step. It is stable on a
-    piece of the imaginary axis only: for long or damped problems its two solutions drift apart.
+    piece of the imaginary axis only: for long or damped problems its two solutions drift apart. For stochastic
+    equations it is that of Stratonovich, strong order 1 for noise that commutes, 0.5 for general noise.
 
-    Source: Kidger, Foster, Li and Lyons 2021, "Efficient and accurate gradients for neural SDEs", Alg. 1 without noise.
+    Source: Kidger, Foster, Li and Lyons 2021, "Efficient and accurate gradients for neural SDEs", Alg. 1.
     """
+
+    strong_orders = STRATONOVICH
+    carries_noise = True
 
     @property
     def order(self) -> int:
@@ -99,7 +117,7 @@ class ReversibleHeun(Method):
         return False
 
     def step(
-        self, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Tensor | None = None
+        self, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Slope = None
     ) -> ReversibleHeunStep:
         return ReversibleHeunStep(dynamics, t, dt, y, slope)
 
@@ -118,7 +136,7 @@ class Reversible(Adjoint):
     states are not kept: `steps.y` is empty, (0, *y0), and the solution has no values between the ts, nor steps to take
     again. They cannot be differentiated again.
 
-    Source: Kidger, Foster, Li and Lyons 2021, "Efficient and accurate gradients for neural SDEs", Alg. 2 without noise.
+    Source: Kidger, Foster, Li and Lyons 2021, "Efficient and accurate gradients for neural SDEs", Alg. 2.
     """
 
     def run(self, problem: InitialValueProblem, integrate: Integrate, captured: Captured) -> Run:
@@ -187,8 +205,8 @@ class _Reverse(torch.autograd.Function):
         ratio, error = (*gradients[2:], None, None)[:2] if ctx.rated else (None, (*gradients[2:], None)[0])
         asked = _Asked(problem, ctx.run, gradients[0], gradients[1], ratio, error)
         wanted = [one for one, need in zip(known, needs[6:], strict=True) if need]
-        slope = Guarded(problem.dynamics, (clock, *known), ctx.captured.differentiating)
-        back = _Back(problem, ctx.run, asked, slope, wanted, ctx.captured.shared)
+        guard = partial(Guarded, known=(clock, *known), differentiating=ctx.captured.differentiating)
+        back = _Back(problem, ctx.run, asked, guard, wanted, ctx.captured.shared)
         with same_conditions(problem, ctx.autocast):
             back.pull(last)
         sums = iter(back.sums)
@@ -241,8 +259,7 @@ class _Taped:
     """An evaluation of the dynamics with its graph."""
 
     z: Tensor
-    out: Tensor
-    slope: Tensor  # its value
+    outs: tuple[Tensor, ...]  # the slope, or drift and diffusion
 
 
 class _Back:
@@ -253,12 +270,12 @@ class _Back:
         problem: InitialValueProblem,
         run: Run,
         asked: _Asked,
-        slope: Dynamics,
+        guard: Guard,
         wanted: list[Tensor],
         shared: bool,
     ) -> None:
         self.problem, self.run, self.asked = problem, run, asked
-        self.slope, self.wanted, self.shared = slope, wanted, shared
+        self.guard, self.wanted, self.shared = guard, wanted, shared
         self.origin: list[Tensor] = [problem.ts] if problem.ts.requires_grad else []
         self.clock = torch.zeros_like(problem.ts)
         self.sums: list[Tensor | None] = [None] * len(wanted)
@@ -267,43 +284,49 @@ class _Back:
     def pull(self, state: Tensor) -> None:
         """Go back from the end of the last step to the start of the first."""
         steps = self.run.steps
-        to_y = to_z = to_slope = torch.zeros_like(state[..., 0])
+        to_y = to_z = torch.zeros_like(state[..., 0])
+        to_end: tuple[Tensor, ...] | None = None  # the gradient of what was evaluated at the state
         landings = set(self.problem.jumps.values())
-        taped: _Taped | None = None  # the slope at the state
+        taped: _Taped | None = None  # what was evaluated at the state
         for i in reversed(range(len(steps))):
             t, dt = float(steps.t[i, 0]), float(steps.dt[i, 0])
             y, z = state.unbind(-1)
-            end = self._evaluate(t + dt, z) if taped is None else taped
-            before = 2 * y - z - end.slope * dt
-            begin = self._evaluate(t, before)
-            start = torch.stack((y - (begin.slope + end.slope) * (0.5 * dt), before), -1)
-            more = self._within(i, start, begin.slope, end.slope)
-            to_slope = to_slope + to_y * (0.5 * dt) + _or_zero(more[2], to_y)
-            to_z = to_z + self._through(end, to_slope)
+            dynamics = self.problem.dynamics.again(t, t + dt, self.guard)
+            end = self._evaluate(dynamics, t + dt, z) if taped is None else taped
+            last = _along(dynamics, end)
+            before = 2 * y - z - last * dt
+            begin = self._evaluate(dynamics, t, before)
+            first = _along(dynamics, begin)
+            start = torch.stack((y - (first + last) * (0.5 * dt), before), -1)
+            more = self._within(i, start, first, last)
+            to_end = _sum(to_end, _pulled(dynamics, to_y * (0.5 * dt) + _or_zero(more[2], to_y)))
+            to_z = to_z + self._through(end, to_end)
             own = _or_zero(more[0], start)
-            to_slope = to_y * (0.5 * dt) + to_z * dt + _or_zero(more[1], to_y)
+            to_end = _pulled(dynamics, to_y * (0.5 * dt) + to_z * dt + _or_zero(more[1], to_y))
             to_y, to_z = to_y + 2 * to_z + own[..., 0], own[..., 1] - to_z
             state, taped = start, begin
             if t in landings or i == 0:  # the slope is of this step alone
-                to_z = to_z + self._through(begin, to_slope)
-                to_slope, taped = torch.zeros_like(to_slope), None
+                to_z = to_z + self._through(begin, to_end)
+                to_end = taped = None
         self.state = torch.stack((to_y, to_z), -1)
 
-    def _evaluate(self, t: float, z: Tensor) -> _Taped:
+    def _evaluate(self, dynamics: Dynamics, t: float, z: Tensor) -> _Taped:
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             zero = self.problem.ts[0] - self.problem.ts[0].detach()
-            slope = self.slope((zero + t).to(z.dtype.to_real()), z)
-        return _Taped(z, slope, slope.detach())
+            time = (zero + t).to(z.dtype.to_real())
+            outs = dynamics.pair(time, z) if isinstance(dynamics, Driven) else (dynamics(time, z),)
+        return _Taped(z, outs)
 
-    def _through(self, at: _Taped, to_slope: Tensor) -> Tensor:
-        """Pull a gradient of a slope back to z, and add up what reaches the clock and the known tensors."""
-        if not at.out.requires_grad:
+    def _through(self, at: _Taped, gradients: tuple[Tensor, ...]) -> Tensor:
+        """Pull the gradients of what was evaluated back to z, and add up what reaches clock and known tensors."""
+        live = [(out, g.sum_to_size(out.shape).to(out.dtype)) for out, g in zip(at.outs, gradients, strict=True)]
+        live = [(out, g) for out, g in live if out.requires_grad]
+        if not live:
             return torch.zeros_like(at.z)
         inputs = [at.z, *self.origin, *self.wanted]
-        to_z, *rest = torch.autograd.grad(
-            at.out, inputs, to_slope.to(at.out.dtype), allow_unused=True, retain_graph=self.shared
-        )
+        outs, gs = zip(*live, strict=True)
+        to_z, *rest = torch.autograd.grad(outs, inputs, gs, allow_unused=True, retain_graph=self.shared)
         self._add_to_clock(rest[: len(self.origin)])
         added = zip(self.sums, rest[len(self.origin) :], strict=True)
         self.sums = [one if total is None else total if one is None else total + one for total, one in added]
@@ -323,6 +346,21 @@ class _Back:
     def _add_to_clock(self, gradients: Sequence[Tensor | None]) -> None:
         for one in gradients:
             self.clock = self.clock if one is None else self.clock + one
+
+
+def _along(dynamics: Dynamics, at: _Taped) -> Tensor:
+    """The slope of a step, from what was evaluated at one of its ends."""
+    values = tuple(out.detach() for out in at.outs)
+    return dynamics.along((values[0], values[1])) if isinstance(dynamics, Driven) else values[0]
+
+
+def _pulled(dynamics: Dynamics, to_slope: Tensor) -> tuple[Tensor, ...]:
+    """A gradient of that slope, pulled back to what was evaluated."""
+    return dynamics.pulled(to_slope) if isinstance(dynamics, Driven) else (to_slope,)
+
+
+def _sum(total: tuple[Tensor, ...] | None, more: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return more if total is None else tuple(a + b for a, b in zip(total, more, strict=True))
 
 
 def _or_zero(gradient: Tensor | None, like: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .jacobian import Linearized
 from .linear import Linear, chosen, require_linear
-from .method import Dynamics, Method, Step, real_dtype
+from .method import Dynamics, Method, Slope, Step, real_dtype
 from .sums import weighted
 
 D = 1 / (2 + math.sqrt(2))  # Rosenbrock23: L-stable
@@ -112,12 +112,12 @@ class RosenbrockStep(Step):
         t: Tensor,
         dt: float | Tensor,
         y: Tensor,
-        slope: Tensor | None,
+        slope: Slope,
     ) -> None:
         self.dynamics, self.t, self.dt, self.start = dynamics, t, dt, y
         self.h = dt.to(real_dtype(y)) if isinstance(dt, Tensor) else dt
         start = self.time(0.0)
-        self.first = dynamics(start, y) if slope is None else slope
+        self.first = slope if isinstance(slope, Tensor) else dynamics(start, y)
         self.linearized = Linearized(dynamics, start, y)
         self.linear = chosen(method.linear, self.linearized)
         self.inverse = self.linear.inverse(self.linearized, self.h * method.gamma)
@@ -141,7 +141,7 @@ class Rosenbrock23Step(RosenbrockStep):
     """A step of `Rosenbrock23`."""
 
     def __init__(
-        self, method: Rosenbrock, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Tensor | None
+        self, method: Rosenbrock, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Slope
     ) -> None:
         super().__init__(method, dynamics, t, dt, y, slope)
         self.k1 = self.inverse.solve(self.first + self.drift * D)
@@ -166,7 +166,7 @@ class Rodas5PStep(RosenbrockStep):
     """A step of `Rodas5P`."""
 
     def __init__(
-        self, method: Rosenbrock, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Tensor | None
+        self, method: Rosenbrock, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Slope
     ) -> None:
         super().__init__(method, dynamics, t, dt, y, slope)
         drift, state = self.drift * self.h, y
@@ -235,7 +235,7 @@ class Rosenbrock23(Rosenbrock):
     gamma = D
 
     def step(
-        self, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Tensor | None = None
+        self, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Slope = None
     ) -> Rosenbrock23Step:
         return Rosenbrock23Step(self, dynamics, t, dt, y, slope)
 
@@ -254,7 +254,5 @@ class Rodas5P(Rosenbrock):
     error_order = 4
     gamma = GAMMA
 
-    def step(
-        self, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Tensor | None = None
-    ) -> Rodas5PStep:
+    def step(self, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Slope = None) -> Rodas5PStep:
         return Rodas5PStep(self, dynamics, t, dt, y, slope)

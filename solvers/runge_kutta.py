@@ -12,9 +12,18 @@ import torch
 from torch import Tensor
 
 from . import tableau as tableaux
-from .method import Dynamics, Method, Step, real_dtype
+from .method import NOISES, Dynamics, Method, Slope, Step, StrongOrders, real_dtype
 from .sums import polynomial, weighted
 from .tableau import Tableau
+
+EULER_MARUYAMA: StrongOrders = {
+    ("stratonovich", "additive"): 1.0,
+    **{("ito", noise): 1.0 if noise == "additive" else 0.5 for noise in NOISES},
+}
+STRATONOVICH: StrongOrders = {
+    ("ito", "additive"): 1.0,
+    **{("stratonovich", noise): 0.5 if noise == "general" else 1.0 for noise in NOISES},
+}
 
 
 @lru_cache(maxsize=256)
@@ -36,6 +45,8 @@ def stage_times(c: tuple[float, ...], t: Tensor, dt: float | Tensor, dtype: torc
     """The times t + c dt in the dtype of the state, one for each stage."""
     if torch.compiler.is_compiling():  # numbers fuse into the program, a table does not
         return tuple((t + dt * one).to(dtype) for one in c)
+    if c == (0.0,):
+        return (t.to(dtype),)
     abscissae = _abscissae(c, t.ndim, t.device)
     times = t + abscissae * dt if isinstance(dt, Tensor) else torch.add(t, abscissae, alpha=dt)
     return times.to(dtype).unbind()
@@ -148,7 +159,7 @@ class RungeKutta(Method):
     stiffness_norm: Literal["rms", "max"] = "rms"  # of the pairs that estimate it
 
     def __post_init__(self) -> None:
-        _require_one_of("stiffness_norm", self.stiffness_norm, ("rms", "max"))
+        require_one_of("stiffness_norm", self.stiffness_norm, ("rms", "max"))
 
     @property
     @abstractmethod
@@ -180,13 +191,11 @@ class RungeKutta(Method):
         """Evaluations of the dynamics in a step whose first slope is known, and of the slope after it."""
         return self.table.stages - 1 + (not self.table.fsal)
 
-    def step(
-        self, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Tensor | None = None
-    ) -> RungeKuttaStep:
+    def step(self, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Slope = None) -> RungeKuttaStep:
         table, dtype = self.table, real_dtype(y)
         times = stage_times(table.c, t, dt, dtype)
         h = dt.to(dtype) if isinstance(dt, Tensor) else dt
-        slopes = [dynamics(times[0], y) if slope is None else slope]
+        slopes = [slope if isinstance(slope, Tensor) else dynamics(times[0], y)]
         states: dict[int, Tensor] = {}  # those that the stiffness estimate compares
         for i in range(1, table.stages - table.fsal):
             state = advance(y, h, table.a[i], slopes)
@@ -199,37 +208,42 @@ class RungeKutta(Method):
         return RungeKuttaStep(self, dynamics, t, dt, y, slopes, states, end)
 
 
-def _require_one_of(name: str, value: object, options: tuple[str, ...]) -> None:
+def require_one_of(name: str, value: object, options: tuple[str, ...]) -> None:
+    """Raise ValueError unless a value is among the options."""
     if value not in options:
         raise ValueError(f"{name} must be {' or '.join(map(repr, options))}, got {value!r}")
 
 
 @dataclass(frozen=True)
 class Euler(RungeKutta):
-    """Forward Euler, order 1; fixed steps only."""
+    """Forward Euler, order 1; fixed steps only. For stochastic equations of Ito it is Euler-Maruyama."""
 
     table = tableaux.EULER
+    strong_orders = EULER_MARUYAMA
 
 
 @dataclass(frozen=True)
 class Heun(RungeKutta):
-    """Heun's second-order method (explicit trapezoid) with embedded Euler."""
+    """Heun's second-order method (explicit trapezoid) with embedded Euler; equations of Stratonovich, too."""
 
     table = tableaux.HEUN
+    strong_orders = STRATONOVICH
 
 
 @dataclass(frozen=True)
 class Midpoint(RungeKutta):
-    """The explicit midpoint rule, order 2, with embedded Euler."""
+    """The explicit midpoint rule, order 2, with embedded Euler; equations of Stratonovich, too."""
 
     table = tableaux.MIDPOINT
+    strong_orders = STRATONOVICH
 
 
 @dataclass(frozen=True)
 class Ralston(RungeKutta):
-    """Ralston's second-order method of least error bound, with embedded Euler."""
+    """Ralston's second-order method of least error bound, with embedded Euler; equations of Stratonovich, too."""
 
     table = tableaux.RALSTON
+    strong_orders = STRATONOVICH
 
 
 @dataclass(frozen=True)
@@ -261,7 +275,7 @@ class Dopri5(RungeKutta):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_one_of("weights", self.weights, ("classical", "shampine"))
+        require_one_of("weights", self.weights, ("classical", "shampine"))
 
     @property
     def table(self) -> Tableau:

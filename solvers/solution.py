@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,7 +13,10 @@ from torch import Tensor
 
 from .method import Step
 from .problem import InitialValueProblem
-from .record import ADVICE, Happening, Stats, Status, Steps
+from .record import ADVICE, ADVICE_WITH_NOISE, Happening, Stats, Status, Steps
+from .replay import autocast_of, retake, same_conditions
+from .run import integrate
+from .stochastic import Stochastic
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +29,7 @@ class Solution:
         status: how it ended, one for each sample where they step on their own, else one.
         reached: the time it reached, (1,) or (B,), float64.
         stats: the work.
-        steps: the accepted steps with their error and stiffness.
+        recorded: the accepted steps with their error and stiffness, as `steps`; None where nobody needed them.
         events: for each event the times and states at which it happened.
     """
 
@@ -33,9 +38,21 @@ class Solution:
     status: tuple[Status, ...]
     reached: Tensor
     stats: Stats
-    steps: Steps
+    recorded: Steps | None
     events: tuple[Happening, ...]
     problem: InitialValueProblem
+
+    @cached_property
+    def steps(self) -> Steps:
+        """The accepted steps with their error and stiffness.
+
+        Those of fixed length that were taken without gradients are not kept: then this solves once more.
+        """
+        if self.recorded is not None:
+            return self.recorded
+        with torch.no_grad(), same_conditions(self.problem, autocast_of(self.problem.y0.device)):
+            slope = self.problem.dynamics.evaluate(*self.problem.first())
+            return integrate(self.problem, slope, math.inf).steps
 
     @property
     def success(self) -> bool:
@@ -52,7 +69,8 @@ class Solution:
             who = "" if len(self.status) == 1 else f"{len(which)} of {len(self.status)} samples, the first {which[0]}: "
             end = float(self.ts[-1].reshape(-1)[0])
             said = f"{status.name.lower()} after {steps} steps at t = {t:.6g}"
-            lines.append(f"{who}no arrival at t = {end:.6g}: {said}; {ADVICE[status]}")
+            advice = ADVICE_WITH_NOISE if isinstance(self.problem.dynamics, Stochastic) else ADVICE
+            lines.append(f"{who}no arrival at t = {end:.6g}: {said}; {advice[status]}")
         return "\n".join(lines)
 
     def retake(self, i: int | Tensor, detach: bool = False) -> Step:
@@ -86,8 +104,7 @@ class Solution:
     def _step(self, i: int | Tensor, y: Tensor) -> Step:
         problem, steps = self.problem, self.steps
         if not problem.samples:
-            method = problem.methods[int(steps.method[i])]
-            return method.step(problem.dynamics.evaluate, self._start(i), float(steps.dt[i, 0]), y)
+            return retake(problem, steps, operator.index(i), y)
         t, dt = self._start(i), self.pick(steps.dt, i)
         return problem.method.step(problem.dynamics.evaluate, problem.spread(t), problem.spread(dt), y)
 
@@ -130,9 +147,18 @@ class Solution:
         starts = self.steps.t[:, 0]
         sign = 1.0 if float(self.steps.dt[0, 0]) > 0 else -1.0
         i = int(torch.searchsorted(starts * sign, float(t.detach()) * sign, right=True).clamp(1, len(starts))) - 1
+        if isinstance(self.problem.dynamics, Stochastic):
+            return self._on_path(i, float(t))
         theta = (t - self._start(i)) / float(self.steps.dt[i, 0])
         step = self.retake(i)
         return step.at(theta if theta.requires_grad else float(theta))
+
+    def _on_path(self, i: int, t: float) -> Tensor:
+        """The solution at t by a shorter i-th step, which follows the same path."""
+        problem, begin, y = self.problem, float(self.steps.t[i, 0]), self.pick(self.steps.y, i)
+        if t <= begin:
+            return y
+        return problem.method.step(problem.dynamics.again(begin, t), problem.shift(begin) + begin, t - begin, y).y
 
     def _between_per_sample(self, asked: Tensor) -> Tensor:
         batch = self.problem.y0.shape[0]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .adjoint import Adjoint, Checkpointed, Direct
 from .arguments import methods_of, problem_of
-from .capture import Captured, first_slope
+from .capture import Captured, first_slope, moving_buffers
 from .compiled import integrate_compiled, obstacle
 from .controller import Controller, Fixed
 from .dynamics import Dynamics, State, structure_of
@@ -22,7 +22,7 @@ from .once import once
 from .per_sample import integrate_per_sample
 from .problem import InitialValueProblem
 from .record import Happening, Stats, Status
-from .run import Hit, Run, integrate
+from .run import Hit, Run, integrate, integrate_lean
 from .runge_kutta import Tsit5
 from .solution import Solution
 from .switch import AutoSwitch
@@ -80,7 +80,7 @@ def odeint(
         TypeError, ValueError: an argument does not fit; it is named.
         RuntimeError: the solve stopped short and `throw` is set.
     """
-    _require_adjoint(adjoint)
+    require_adjoint(adjoint)
     problem = problem_of(
         field, y0, ts, method, controller, per_sample, rtol, atol, args, events, stops, jumps, max_steps
     )
@@ -90,7 +90,8 @@ def odeint(
     return solution
 
 
-def _require_adjoint(adjoint: object) -> None:
+def require_adjoint(adjoint: object) -> None:
+    """Raise TypeError unless it is an adjoint."""
     if not isinstance(adjoint, Adjoint):
         got = adjoint.__name__ if isinstance(adjoint, type) else repr(adjoint)
         raise TypeError(f"adjoint must be an Adjoint such as Checkpointed() or Direct(), got {got}")
@@ -142,7 +143,7 @@ def solve(problem: InitialValueProblem, adjoint: Adjoint, compile: bool | Litera
     """Solve a problem whose arguments were checked."""
     before = random_states(problem.y0.device)
     if isinstance(adjoint, Direct):
-        slope, captured = problem.dynamics.checked(*problem.first()), Captured(problem)
+        slope, captured = problem.dynamics.first(*problem.first())[0], Captured(problem)
     else:
         slope, captured = first_slope(problem)
     stochastic = not all(map(torch.equal, before, random_states(problem.y0.device)))
@@ -159,8 +160,19 @@ def solve(problem: InitialValueProblem, adjoint: Adjoint, compile: bool | Litera
             return integrate_per_sample(one, slope.detach(), dt, stochastic)
         return integrate(one, slope, dt.item(), stochastic, taped)
 
+    if not compiled and _lean(problem, adjoint, stochastic):
+        return _solution(problem, integrate_lean(problem, slope, dt.item()), base, recorded=False)
     run = adjoint.run(problem, forward, captured)
     return _solution(problem, run, base)
+
+
+def _lean(problem: InitialValueProblem, adjoint: Adjoint, stochastic: bool) -> bool:
+    """Whether the steps need not be recorded: no gradient asks for them, and they can be taken again."""
+    if torch.is_grad_enabled() or stochastic or not isinstance(adjoint, (Checkpointed, Direct)):
+        return False
+    if not isinstance(problem.controller, Fixed) or problem.samples or problem.events:
+        return False
+    return not (torch.is_autocast_enabled(problem.y0.device.type) or moving_buffers(problem.dynamics.fields))
 
 
 def _compiles(problem: InitialValueProblem, wanted: bool | str, stochastic: bool) -> bool:
@@ -192,7 +204,7 @@ def _first_step(problem: InitialValueProblem, slope: Tensor) -> Tensor:
     return first_step(problem, slope, problem.order)
 
 
-def _solution(problem: InitialValueProblem, run: Run, base: int) -> Solution:
+def _solution(problem: InitialValueProblem, run: Run, base: int, recorded: bool = True) -> Solution:
     calls = problem.dynamics.calls
     attempts = run.accepted + run.rejected
     # of the evaluations of a batch, a sample needs those of its own steps
@@ -210,8 +222,9 @@ def _solution(problem: InitialValueProblem, run: Run, base: int) -> Solution:
             calls,
             problem.dynamics.jacobians,
             problem.dynamics.solves,
+            problem.dynamics.diffusions,
         ),
-        steps=run.steps,
+        recorded=run.steps if recorded else None,
         events=tuple(_happening(problem, run, i) for i in range(len(problem.events))),
         problem=problem,
     )

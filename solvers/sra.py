@@ -1,0 +1,177 @@
+"""Stochastic Runge-Kutta methods of strong order 1.5 for additive noise, with an embedded error."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import stochastic_tableau as tableaux
+from .method import Dynamics, Slope, StrongOrders, real_dtype
+from .noisy import Estimate, NoisyStep, StochasticMethod, error_of, pair_of
+from .runge_kutta import require_one_of, stage_times
+from .stochastic import driven
+from .stochastic_tableau import Additive
+from .sums import weighted
+
+ADDITIVE: StrongOrders = {("ito", "additive"): 1.5, ("stratonovich", "additive"): 1.5}
+
+
+class SRA(StochasticMethod):
+    """Roessler's methods for additive noise, of Ito or Stratonovich: what they share; a class states its numbers."""
+
+    strong_orders = ADDITIVE
+    noise_order = 1.5
+    needs_area = True
+    estimate: Estimate = "embedded"
+
+    def __post_init__(self) -> None:
+        require_one_of("estimate", self.estimate, ("embedded", "sum"))
+
+    @property
+    @abstractmethod
+    def table(self) -> Additive:
+        """The numbers of the method."""
+
+    @property
+    def order(self) -> int:
+        return 2
+
+    @property
+    def error_order(self) -> int:
+        return 1
+
+    @property
+    def stability_size(self) -> float | None:
+        return self.table.stability_size
+
+    @property
+    def has_stiffness(self) -> bool:
+        return self.table.stiffness_pair is not None
+
+    @property
+    def evaluations(self) -> int:
+        return len(self.table.alpha) + len(set(self.table.c1))
+
+    def step(self, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Slope = None) -> NoisyStep:
+        table, noisy, h = self.table, driven(dynamics, self), float(dt)
+        w, area = noisy.with_area(y)
+        x = torch.add(area, w, alpha=0.5)
+        dtype = real_dtype(y)
+        times = stage_times(table.c0, t, h, dtype)
+        at = {c: noisy.diffusion(one, y) for c, one in _times(table.c1, t, h, dtype).items()}
+        g = [at[c] for c in table.c1]
+        states, slopes = [y], [noisy.drift(times[0], y)]
+        for i in range(1, len(table.alpha)):
+            state = torch.add(y, weighted(table.a0[i], slopes), alpha=h)
+            if any(table.b0[i]):
+                state = state + noisy.applied(weighted(table.b0[i], g), x)
+            states.append(state)
+            slopes.append(noisy.drift(times[i], state))
+        correction = noisy.applied(weighted(table.beta2, g), x)
+        end = torch.add(y, weighted(table.alpha, slopes), alpha=h)
+        end = end + noisy.applied(weighted(table.beta1, g), w) + correction
+        return NoisyStep(
+            y,
+            end,
+            lambda: error_of(self.estimate, table.alpha, slopes, len(slopes), h, correction),
+            pair_of(table.stiffness_pair, slopes, states),
+        )
+
+
+def _times(c: Sequence[float], t: Tensor, h: float, dtype: torch.dtype) -> dict[float, Tensor]:
+    distinct = tuple(dict.fromkeys(c))
+    return dict(zip(distinct, stage_times(distinct, t, h, dtype), strict=True))
+
+
+@dataclass(frozen=True)
+class SRA1(SRA):
+    """Roessler's SRA1 for additive noise, strong order 1.5: two evaluations of the drift.
+
+    Args:
+        estimate: of the error: "embedded", the difference to Euler-Maruyama in the same stages, or "sum", |dt times the
+            sum of the slopes| + |noise|, which StochasticDiffEq takes and which is larger.
+    """
+
+    estimate: Estimate = "embedded"
+    table = tableaux.SRA1
+
+
+@dataclass(frozen=True)
+class SRA3(SRA):
+    """Roessler's SRA3 for additive noise, strong order 1.5, order 3 without noise.
+
+    Args:
+        estimate: as in `SRA1`.
+    """
+
+    estimate: Estimate = "embedded"
+    table = tableaux.SRA3
+
+
+@dataclass(frozen=True)
+class SOSRA(SRA):
+    """Rackauckas and Nie's stability-optimized method for additive noise, strong order 1.5: the default there.
+
+    Args:
+        estimate: as in `SRA1`.
+    """
+
+    estimate: Estimate = "embedded"
+    table = tableaux.SOSRA
+
+
+@dataclass(frozen=True)
+class SOSRA2(SRA):
+    """Rackauckas and Nie's second method for additive noise, strong order 1.5, with a stiffness estimate.
+
+    Args:
+        estimate: as in `SRA1`.
+    """
+
+    estimate: Estimate = "embedded"
+    table = tableaux.SOSRA2
+
+
+@dataclass(frozen=True)
+class ShARK(StochasticMethod):
+    """The shifted additive Runge-Kutta method, strong order 1.5 for additive noise: two evaluations of the drift.
+
+    Both stages lie above the start by the area of the path, so that its error has a small constant.
+
+    Source: Foster, dos Reis and Strange 2024, "High order splitting methods for SDEs satisfying a commutativity
+    condition", eq. 6.1.
+    """
+
+    strong_orders = ADDITIVE
+    noise_order = 1.5
+    needs_area = True
+
+    @property
+    def order(self) -> int:
+        return 2
+
+    @property
+    def error_order(self) -> int:
+        return 1
+
+    @property
+    def evaluations(self) -> int:
+        return 4
+
+    def step(self, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Slope = None) -> NoisyStep:
+        noisy, h = driven(dynamics, self), float(dt)
+        w, area = noisy.with_area(y)
+        begin, middle, end = stage_times((0.0, 5 / 6, 1.0), t, h, real_dtype(y))
+        g0, g1 = noisy.diffusion(begin, y), noisy.diffusion(end, y)
+        lifted = y + noisy.applied(g0, area)
+        k1 = noisy.drift(begin, lifted)
+        state = torch.add(lifted, torch.add(k1 * h, noisy.applied(g0, w)), alpha=5 / 6)
+        k2 = noisy.drift(middle, state)
+        after = y + weighted((0.4 * h, 0.6 * h), (k1, k2))
+        change = noisy.applied(g0 - g1, area)
+        after = after + noisy.applied(torch.lerp(g0, g1, 0.5), w) + change
+        return NoisyStep(y, after, lambda: torch.add(change, k2 - k1, alpha=0.6 * h))

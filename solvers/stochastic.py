@@ -1,0 +1,170 @@
+"""Stochastic dynamics: drift, diffusion and the Brownian path that drives them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .brownian import BrownianPath
+from .dynamics import Dynamics, Guard, Structure, require_like
+from .method import Calculus, Noise
+from .method import Dynamics as Slope
+
+
+class Stochastic(Dynamics):
+    """dy = drift dt + diffusion dW; `calls` counts evaluations of the drift, `diffusions` those of the diffusion.
+
+    Args:
+        drift, diffusion: the user's functions of (t, y, *args).
+        args, structure, time_dtype: as in `Dynamics`.
+        noise: how the diffusion meets the path.
+        calculus: in whose sense the equation is meant.
+        matrix: whether the diffusion gives (*y, m), applied to m channels of noise, or the shape of y.
+        path: the noise, shaped as y, or (*batch, 1), or (*batch, m).
+    """
+
+    def __init__(
+        self,
+        drift: Callable[..., Any],
+        diffusion: Callable[..., Any],
+        args: tuple[Any, ...],
+        structure: Structure | None,
+        time_dtype: torch.dtype,
+        noise: Noise,
+        calculus: Calculus,
+        matrix: bool,
+        path: BrownianPath,
+    ) -> None:
+        super().__init__(drift, args, structure, time_dtype)
+        self.diffusion = Dynamics(diffusion, args, structure, time_dtype)
+        self.noise, self.calculus, self.matrix, self.path = noise, calculus, matrix, path
+
+    @property
+    def diffusions(self) -> int:
+        return self.diffusion.calls
+
+    @property
+    def fields(self) -> tuple[Callable[..., Any], ...]:
+        return self.field, self.diffusion.field
+
+    def first(self, t: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        return self.checked(t, y, "drift"), checked_diffusion(self.diffusion, t, y, self.matrix)
+
+    def over(self, t: float, end: float) -> Driven:
+        return Driven(self, self, self.diffusion, t, end)
+
+    def again(self, t: float, end: float, guard: Guard | None = None) -> Driven:
+        drift, diffusion = self.evaluate, self.diffusion.evaluate
+        if guard is not None:
+            return Driven(self, guard(drift), guard(diffusion), t, end)
+        return Driven(self, drift, diffusion, t, end)
+
+    def snap(self, t: float, end: float) -> float:
+        return self.path.snap(t, end)
+
+
+class Driven:
+    """Stochastic dynamics between two times, where the path goes from one value to another.
+
+    Called, they give the slope that leads along the chord of the path: drift + diffusion increment / length. A method
+    for ordinary equations that follows it solves the stochastic one: Euler's that of Ito, those that evaluate the ends
+    alike that of Stratonovich.
+    """
+
+    def __init__(self, stochastic: Stochastic, drift: Slope, diffusion: Slope, t: float, end: float) -> None:
+        self.stochastic, self.drift, self.diffusion = stochastic, drift, diffusion
+        self.t, self.end = t, end
+        self._increment: Tensor | None = None
+
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        return self.along(self.pair(t, y))
+
+    def pair(self, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Drift and diffusion."""
+        return self.drift(t, y), self.diffusion(t, y)
+
+    def along(self, pair: tuple[Tensor, Tensor]) -> Tensor:
+        """The slope that leads along the chord, from drift and diffusion."""
+        (f, g), rate = pair, 1 / (self.end - self.t)
+        w = self.increment(f)
+        if self.stochastic.matrix:
+            return torch.add(f, self.applied(g, w), alpha=rate)
+        return torch.addcmul(f, g, w, value=rate)
+
+    def pulled(self, to_slope: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient of the slope pulled back to drift and diffusion."""
+        w = self.increment(to_slope) * (1 / (self.end - self.t))
+        if self.stochastic.matrix:
+            return to_slope, to_slope.unsqueeze(-1) * w.unsqueeze(-2)
+        return to_slope, to_slope * w
+
+    def increment(self, y: Tensor) -> Tensor:
+        """The increment of the path, in the dtype of y."""
+        if self._increment is None:
+            self._increment = self._fit(self.stochastic.path(self.t, self.end), y)
+        return self._increment
+
+    def with_area(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The increment and the area of the path, in the dtype of y."""
+        w, area = self.stochastic.path.with_area(self.t, self.end)
+        return self._fit(w, y), self._fit(area, y)
+
+    def applied(self, g: Tensor, w: Tensor) -> Tensor:
+        """A diffusion applied to a value of the noise, shaped as y."""
+        return (g @ w.unsqueeze(-1)).squeeze(-1) if self.stochastic.matrix else g * w
+
+    def _fit(self, w: Tensor, y: Tensor) -> Tensor:
+        return w if w.dtype == y.dtype else w.to(y.dtype)
+
+
+def driven(dynamics: Slope, method: object) -> Driven:
+    """The dynamics, which have to be stochastic.
+
+    Raises:
+        TypeError: they are not.
+    """
+    if not isinstance(dynamics, Driven):
+        raise TypeError(f"{type(method).__name__} solves stochastic equations: use sdeint, or a method such as Tsit5()")
+    return dynamics
+
+
+def checked_diffusion(diffusion: Dynamics, t: Tensor, y: Tensor, matrix: bool) -> Tensor:
+    """The diffusion, refused where it does not fit the state.
+
+    Raises:
+        TypeError, ValueError: it returns the wrong kind, shape, dtype or device.
+    """
+    if not matrix:
+        return diffusion.checked(t, y, "diffusion")
+    diffusion.calls += 1
+    g = diffusion.raw(t, y)
+    if isinstance(g, Tensor) and g.ndim == y.ndim + 1:
+        require_like("diffusion", g, y.unsqueeze(-1).expand_as(g) if g.shape[:-1] == y.shape else y)
+        return g
+    got = tuple(g.shape) if isinstance(g, Tensor) else type(g).__name__
+    raise ValueError(
+        f"diffusion must return shape {(*y.shape, 'm')}, one column for each of m channels of noise, got {got}"
+    )
+
+
+def channels(diffusion: Dynamics, t: Tensor, y: Tensor, noise: Noise) -> tuple[bool, tuple[int, ...]]:
+    """Whether the diffusion is a matrix, and the shape of the path that drives it; evaluates it where that matters.
+
+    Raises:
+        TypeError, ValueError: it does not fit the state.
+    """
+    if noise == "diagonal":
+        return False, tuple(y.shape)
+    if noise == "scalar":
+        return False, (*y.shape[:-1], 1)
+    if noise == "additive":
+        with torch.no_grad():
+            g = diffusion.raw(t, y)
+        if not isinstance(g, Tensor) or g.ndim == y.ndim:
+            return False, tuple(y.shape)
+    with torch.no_grad():
+        g = checked_diffusion(diffusion, t, y, matrix=True)
+    return True, (*y.shape[:-1], g.shape[-1])
