@@ -179,7 +179,7 @@ def changed(folder: Path, old: str, new: str) -> None:
         (
             '"width": 3',
             '"width": 4',
-            r"does not fit .*part.linear.bias must be \(4,\), got \(3,\); part.linear.weight must be \(4, 4\), got \(3, 3\)",
+            r"does not fit .*linear.bias must be \(4,\), got \(3,\); part.linear.weight must be \(4, 4\), got \(3, 3\)",
         ),
         ('"format": 1', '"format": 2', r"has format 2, written by invreg .*, but this one reads format 1"),
     ],
