@@ -58,25 +58,13 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Any) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     text = json.dumps(about, allow_nan=False)
     complexes = sorted(name for name, value in tensors.items() if value.is_complex())
     real = {name: _on_cpu(value) for name, value in tensors.items()}
     metadata = {"about": text, "complex": json.dumps(complexes), "digest": _digest(real, text, complexes)}
-    temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
-    try:
-        try:
-            save_file(real, temporary, metadata)
-        except SafetensorError as error:
-            raise OSError(f"{path}: could not be written: {error}") from error
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    write_whole(path, save(real, metadata))  # not save_file, which leaves files of its own when it is killed
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:

@@ -5,11 +5,12 @@ import inspect
 import pytest
 import torch
 
-from invreg import algorithms, config, operators, regularizers
+from invreg import algorithms, config, operators, regularizers, solvers
 from invreg.algorithms import FISTA
 from invreg.algorithms.loop import Algorithm
 from invreg.interfaces import Operator, Regularizer
 from invreg.regularizers import TotalVariation, WaveletL1
+from invreg.training.neural_ode import Supervised
 
 
 def test_options_are_read_as_numbers_booleans_tuples_and_text() -> None:
@@ -83,3 +84,49 @@ def test_channels_reach_the_priors_that_know_them() -> None:
     assert isinstance(wavelet, WaveletL1)
     assert wavelet.wavelet.axes == (2, 3)
     assert config.regularizer("l1", (2, 8, 8), 0.5, 2, 1).weight == 0.5
+
+
+def test_parts_of_parts_are_built_from_mappings_and_texts() -> None:
+    found = config.part(
+        "objective",
+        {
+            "name": "supervised",
+            "loss": "mse",
+            "regularizers": {
+                "error": {"name": "solver-error", "schedule": "linear:first=1,last=1e-1"},
+                "local": "local-heuristic",
+            },
+        },
+        {
+            "model": config.part("model", {"name": "neural-ode", "field": "cubic-drift", "span": [0, 2]}),
+            "generator": None,
+        },
+    )
+    assert isinstance(found, Supervised)
+    assert found.loss is torch.nn.functional.mse_loss
+    assert found.regularizers["error"].at(1.0).weight == pytest.approx(0.1)
+    assert isinstance(found.regularizers["local"], regularizers.LocalHeuristic)
+    assert found.model.span == (0.0, 2.0)
+    assert config.part("solver", {"rtol": "1e-9"}) == solvers.Solver(rtol=1e-9)
+    assert config.part("solver", {"controller": "pi", "method": "kvaerno5"}).method == solvers.Kvaerno5()
+    assert config.part("controller", None) is None
+
+
+def test_a_generator_reaches_the_parts_that_draw() -> None:
+    generator = torch.Generator()
+    local = config.part("regularizers", {"local": {"name": "local-heuristic"}}, {"generator": generator})["local"]
+    assert local.generator is generator
+
+
+def test_every_training_name_stands_for_something_that_can_be_described() -> None:
+    for table in (config.MODELS, config.OBJECTIVES, config.DATA):
+        for name, one in table.items():
+            assert config.summary(one), name
+    assert len(config.SAVED) == sum(
+        map(len, (config.MODELS, config.SOLVERS, config.METHODS, config.CONTROLLERS, config.ADJOINTS))
+    ), "two classes share a name"
+    names = {name.lower() for name in solvers.__all__}
+    for table in (config.METHODS, config.CONTROLLERS, config.ADJOINTS):
+        for name, cls in table.items():
+            assert cls.__name__.lower() == name.replace("-", "")
+            assert cls.__name__.lower() in names

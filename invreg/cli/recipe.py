@@ -26,7 +26,8 @@ class Recipe:
         epochs, steps: how long; one of both.
         drop_last: leave out an epoch's last batch if it is smaller.
         test: fraction of the samples that is held out, and scored in the end.
-        seed: of the first weights, the order of the samples, what is held out, and what the objective draws.
+        seed: of the first weights, the order of the samples, and what the objective draws.
+        split_seed: of the choice of the samples that are held out.
         average: decay of a running mean of the weights, such as 0.999.
         clip, precision, save_every, log_every, tensorboard: as in `invreg.training.Options`.
     """
@@ -43,6 +44,7 @@ class Recipe:
     drop_last: bool = False
     test: float = 0.0
     seed: int = 0
+    split_seed: int = 0
     average: float | None = None
     clip: float | None = 1.0
     precision: Literal["full", "bfloat16", "float16"] = "full"
@@ -55,7 +57,7 @@ class Recipe:
             raise ValueError(
                 "one of epochs and steps must be given, got " + ("none" if self.epochs is None else "both")
             )
-        for name, least in (("batch", 1), ("epochs", 1), ("steps", 1), ("seed", 0)):
+        for name, least in (("batch", 1), ("epochs", 1), ("steps", 1), ("seed", 0), ("split_seed", 0)):
             value = getattr(self, name)
             if value is not None:
                 require_count(name, value, least=least)

@@ -101,12 +101,14 @@ def make_plan(recipe: Recipe, device: torch.device, resume: bool) -> Plan:
         TypeError, ValueError: names or options that are unknown, or that do not go together.
     """
     torch.manual_seed(recipe.seed)
-    data, held_out = config.part("data", recipe.data).split(recipe.test, recipe.seed)
+    data, held_out = config.part("data", recipe.data).split(recipe.test, recipe.split_seed)
     data, held_out = data.to(device), None if held_out is None else held_out.to(device)
     model = config.part("model", recipe.model).to(device)
     generator = torch.Generator(device).manual_seed(recipe.seed + parallel.rank())
     given = {"model": model, "field": model, "generator": generator, **data.constants}
     objective = config.part("objective", recipe.objective, given)
+    if not any(getattr(objective, name, None) is model for name in ("model", "field")):
+        raise ValueError("objective must be about the recipe's model; leave the key model of the objective away")
     kept = _kept(model, objective).to(device)
     batches = Shuffled(
         *data.tensors, size=recipe.batch, epochs=recipe.epochs, steps=recipe.steps, seed=recipe.seed,

@@ -168,9 +168,11 @@ def identity_of(
         options, settings: of the loop, and what the user adds.
     """
     whole = batches.whole if isinstance(batches, Share) else batches
-    described = {"number": len(whole), **getattr(whole, "settings", {})}
+    own = getattr(whole, "settings", None)
+    described = {"number": len(whole), **(own if isinstance(own, Mapping) else {})}
     described |= {"first": digest_of(whole[0]), "last": digest_of(whole[len(whole) - 1])}
-    shapes = {k: f"{str(v.dtype).removeprefix('torch.')} {tuple(v.shape)}" for k, v in model.state_dict().items()}
+    tensors = {name: one for name, one in model.state_dict().items() if isinstance(one, Tensor)}
+    shapes = {name: f"{str(one.dtype).removeprefix('torch.')} {tuple(one.shape)}" for name, one in tensors.items()}
     groups = [
         {key: value for key, value in group.items() if key != "params"} | {"parameters": len(group["params"])}
         for group in optimizer.param_groups

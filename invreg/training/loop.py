@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from invreg._check import require_count, require_positive
+from invreg._store import encode
 from invreg.training import checkpoint, parallel
 from invreg.training.average import Average
 from invreg.training.batches import Batches, require_batches
@@ -118,11 +119,17 @@ class Training(Iterator[Step], Generic[Batch]):
         model, first = self._parts.model, parallel.rank() == 0
         assert model is not None  # iterate saw to it
         average = self._parts.average
-        how = {"clip": self._options.clip, "precision": self._options.precision, "processes": parallel.world()}
-        how["average"] = None if average is None else average.decay
+        how = {
+            "clip": self._options.clip,
+            "precision": self._options.precision,
+            "average": None if average is None else average.decay,
+            "processes": parallel.world(),
+            "device": self._device.type,
+        }
         self._identity = checkpoint.identity_of(
             model, self._parts.optimizer, self._parts.scheduler, self._batches, how, settings
         )
+        encode(self._parts.state(), {}, "state")  # what cannot be kept is better refused now than at the first save
         if folder.is_dir() and checkpoint.checkpoints(folder):
             if not resume:
                 raise FileExistsError(f"{folder}: holds a training already; pass resume=True or choose another folder")

@@ -46,11 +46,13 @@ def average_gradients(parameters: Sequence[Tensor]) -> None:
 
 
 @torch.no_grad()
-def copy_from_first(tensors: Iterable[Tensor]) -> None:
-    """Overwrite tensors by those of process 0."""
+def copy_from_first(tensors: Iterable[object]) -> None:
+    """Overwrite tensors by those of process 0; what else there is, is left."""
     if world() == 1:
         return
     for tensor in tensors:
+        if not isinstance(tensor, Tensor):
+            continue
         whole = _real(tensor).contiguous()
         dist.broadcast(whole, 0)
         _real(tensor).copy_(whole)

@@ -131,6 +131,10 @@ def test_a_finished_training_is_not_repeated_but_written_again(invoke: Any, tmp_
         ({"model": {"name": "neural-ode", "field": "time-mpl"}}, "unknown field 'time-mpl'; did you mean 'time-mlp'"),
         ({"model": "mlp:inputs=0,hidden=[],outputs=1"}, "mlp: widths of layers must be >= 1, got 0"),
         ({"objective": "supervise"}, "unknown objective 'supervise'; did you mean 'supervised'"),
+        (
+            {"objective": {"name": "supervised", "model": {"name": "neural-ode", "field": "cubic-drift"}}},
+            "leave the key model",
+        ),
         ({"objective": {"name": "supervised", "loss": "mae"}}, "unknown loss 'mae'"),
         ({"objective": {"name": "supervised", "loss": "mse:x=1"}}, "loss mse takes no options, got x"),
         ({"objective": {"name": "supervised", "regularizers": {"e": "solver-eror"}}}, "did you mean 'solver-error'"),

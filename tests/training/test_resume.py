@@ -209,6 +209,14 @@ def test_another_training_is_refused_by_its_differences(whole: Path, change: dic
         build(whole, True, **change)
 
 
+def test_what_cannot_be_kept_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    model = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    optimizer.param_groups[0]["rule"] = len
+    with pytest.raises(TypeError, match="state.optimizer.param_groups.0.rule must be of plain values and tensors"):
+        iterate(lambda b, p, g: {"data": model(b).sum()}, [torch.ones(1)], optimizer, model=model, folder=tmp_path)
+
+
 def test_how_often_is_saved_may_change(whole: Path) -> None:
     assert build(whole, True, save_every=7).step == 24
 
