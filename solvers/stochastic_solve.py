@@ -98,7 +98,7 @@ def sdeint(
     require_adjoint(adjoint)
     if isinstance(adjoint, Continuous):
         raise TypeError(
-            f"adjoint must be StochasticAdjoint() to integrate backwards, or Checkpointed(), got {type(adjoint).__name__}"
+            f"adjoint must be StochasticAdjoint() or Checkpointed() for sdeint, got {type(adjoint).__name__}"
         )
     problem = noisy_problem_of(
         drift,
