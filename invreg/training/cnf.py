@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from invreg._check import require_count, require_positive
 from invreg.interfaces import Regularizer
+from invreg.models.derivatives import slope_and_trace
 from invreg.random import draw
 from invreg.regularizers.compose import named_terms
 from invreg.solvers import Solution, Solver
 
 Solve = Callable[..., Solution]  # (field, y0, ts) -> Solution
-Field = Callable[[Tensor, Tensor], Tensor]
 Trace = Literal["exact", "rademacher", "gaussian"]
 
 
@@ -39,8 +39,7 @@ class CNF(nn.Module):
     log p(x) = log N(z; 0, 1) + integral of the trace of df/dy along the path from x to z.
 
     Args:
-        field: dy/dt as a module of t and y, (B, d) -> (B, d), that lets forward-mode differentiation through, such as
-            `ConcatSquash`.
+        field: dy/dt as a module of t and y, (B, d) -> (B, d), each row by itself, such as `ConcatSquash`.
         features: d.
         trace: how the trace is computed: "exact" (one derivative for each dimension: for small d), or by Hutchinson's
             estimator with noise of "rademacher" (-1 or 1) or "gaussian", one derivative; unbiased for log p, not for p.
@@ -125,22 +124,6 @@ class _Augmented(nn.Module):
         return torch.cat([slope, trace[..., None]], -1)
 
 
-def slope_and_trace(field: Field, t: Tensor, y: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """A field at (B, d) and the trace of its Jacobian, (B,): exact, or estimated with noise (B, d) of covariance 1."""
-
-    def along(direction: Tensor) -> tuple[Tensor, Tensor]:
-        slope, moved = torch.func.jvp(lambda state: field(t, state), (y,), (direction,))[:2]
-        return slope, moved
-
-    if noise is not None:
-        slope, moved = along(noise)
-        return slope, (noise * moved).sum(-1)
-    # an expanded tensor is no tangent: each direction is written out
-    directions = torch.eye(y.shape[-1], dtype=y.dtype, device=y.device)[:, None].repeat(1, len(y), 1)
-    slopes, moved = torch.func.vmap(along)(directions)
-    return slopes[0], moved.diagonal(dim1=0, dim2=-1).sum(-1)
-
-
 def log_density(flowed: Flowed) -> Tensor:
     """log p of the points that a flow began with, (B,), in nats, where those that it ends with are standard normal."""
     z = flowed.points
@@ -152,7 +135,7 @@ class NegativeLogLikelihood:
     """The objective of a `CNF`: "data", the mean of -log p in nats, and each regularizer of the solution by its name.
 
     A batch is (x,), x (B, d), as `Shuffled(x, ...)` gives it. Penalties on the path (`TaylorDerivative`,
-    `KineticEnergy`, `JacobianNorm`) want features=d, so that the log-determinant is left out.
+    `KineticEnergy`, `JacobianNorm`) want field=model.field, features=d, so that the log-determinant is left out.
 
     Args:
         model: what is trained.

@@ -8,30 +8,27 @@ one evaluation of the integrand a step. (The papers integrate it as one more ent
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from invreg._check import require_count
 from invreg.interfaces import Regularizer
+from invreg.models.derivatives import Field, slope_and_product, time_derivative
 from invreg.random import draw
 from invreg.solvers import Solution, Status
 
-Field = Callable[[Tensor, Tensor], Tensor]
-
 
 class _AlongPath(Regularizer[Solution]):
-    """Weight times the integral over |dt| of the squared norm of something that the field does, mean over the samples.
+    """Weight times the integral over |dt| of the squared norm of something that the field does, mean of the samples."""
 
-    `features`: how many of the first entries of the state's last axis count; None: all.
-    """
-
-    def __init__(self, weight: float | Tensor, features: int | None) -> None:
+    def __init__(self, weight: float | Tensor, field: Field | None, features: int | None) -> None:
         super().__init__(weight)
+        if (field is None) != (features is None):
+            raise ValueError("field and features must be given together: dy/dt of the first entries, and how many")
         if features is not None:
             require_count("features", features)
-        self.features = features
+        self.field, self.features = field, features
 
     @abstractmethod
     def integrand(self, field: Field, y: Tensor) -> Field:
@@ -43,15 +40,14 @@ class _AlongPath(Regularizer[Solution]):
         weights = node_weights(x)
         total = weights.new_zeros(())
         dtype = problem.dynamics.time_dtype
-        integrand = self.integrand(problem.dynamics.evaluate, x.ys[0])
+        integrand = self.integrand(self.field or problem.dynamics.evaluate, self._counted(x.ys[0]))
         for j in range(len(steps) + 1):
             if j < len(steps):
                 t, y = (steps.t[j] if problem.samples else steps.t[j, 0]), problem.method.lower(steps.y[j])
             else:
                 end = x.ts[-1].detach()
                 t, y = (end.expand(len(x.ys[-1])) if problem.samples else end), x.ys[-1]
-            # a sample that is done waits at its last state, with weight 0
-            squares = self._counted(integrand(problem.moment(t).to(dtype).contiguous(), y)).abs().square()
+            squares = integrand(problem.moment(t).to(dtype).contiguous(), self._counted(y)).abs().square()
             each = squares.flatten(1).sum(1) if y.ndim > 1 else squares.sum()
             weight = weights[j].to(each)
             total = total + (weight * each if problem.samples else weight[0] * each.mean())
@@ -60,14 +56,6 @@ class _AlongPath(Regularizer[Solution]):
     def _counted(self, y: Tensor) -> Tensor:
         """The entries that count."""
         return y if self.features is None else y[..., : self.features]
-
-    def _masked(self, y: Tensor) -> Tensor:
-        """All entries, those that do not count as zeros."""
-        return (
-            y
-            if self.features is None
-            else torch.where(torch.arange(y.shape[-1], device=y.device) < self.features, y, 0)
-        )
 
 
 class TaylorDerivative(_AlongPath):
@@ -79,8 +67,8 @@ class TaylorDerivative(_AlongPath):
     Args:
         weight: of the penalty.
         order: K, >= 1.
-        features: how many of the first entries of the state's last axis count, as in a flow that carries its
-            log-determinant behind; None: all.
+        field, features: where only the first entries of the state's last axis count, as in a flow that carries its
+            log-determinant behind, dy/dt of these alone, and how many they are. None: the field that was solved.
 
     Returns:
         On call with a `Solution`: () where samples share their steps, the mean of the samples (axis 0 of y, where it
@@ -95,8 +83,10 @@ class TaylorDerivative(_AlongPath):
     entry of the state.
     """
 
-    def __init__(self, weight: float | Tensor = 1.0, *, order: int = 2, features: int | None = None) -> None:
-        super().__init__(weight, features)
+    def __init__(
+        self, weight: float | Tensor = 1.0, *, order: int = 2, field: Field | None = None, features: int | None = None
+    ) -> None:
+        super().__init__(weight, field, features)
         require_count("order", order)
         self.order = order
 
@@ -109,59 +99,46 @@ class KineticEnergy(_AlongPath):
 
     Args:
         weight: of the penalty.
-        features: as in `TaylorDerivative`, whose order 1 it is, as are its values and errors.
+        field, features: as in `TaylorDerivative`, whose order 1 this is; values and errors likewise.
 
     Source: Finlay et al. 2020, "How to Train Your Neural ODE: the World of Jacobian and Kinetic Regularization", eq. 6.
     """
 
-    def __init__(self, weight: float | Tensor = 1.0, *, features: int | None = None) -> None:
-        super().__init__(weight, features)
+    def __init__(
+        self, weight: float | Tensor = 1.0, *, field: Field | None = None, features: int | None = None
+    ) -> None:
+        super().__init__(weight, field, features)
 
     def integrand(self, field: Field, y: Tensor) -> Field:
         return field
 
 
 class JacobianNorm(_AlongPath):
-    """weight * integral of |df/dy|_F^2 by Hutchinson's estimator, |df/dy n|^2 with normal n: the other half of RNODE.
+    """weight * integral of |df/dy|_F^2 by Hutchinson's estimator, |n df/dy|^2 with normal n: the other half of RNODE.
 
     Args:
         weight: of the penalty.
-        features: as in `TaylorDerivative`; rows and columns of the Jacobian.
+        field, features: as in `TaylorDerivative`.
         generator: the source of n, which is the same at all times of a trajectory.
 
-    Source: Finlay et al. 2020, eq. 7, who take |n df/dy|^2, which has the same mean.
+    Source: Finlay et al. 2020, eq. 7.
     """
 
     def __init__(
         self,
         weight: float | Tensor = 1.0,
         *,
+        field: Field | None = None,
         features: int | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(weight, features)
+        super().__init__(weight, field, features)
         self.generator = generator
 
     def integrand(self, field: Field, y: Tensor) -> Field:
-        noise = self._masked(draw(y.detach(), self.generator))
+        noise = draw(y.detach(), self.generator)
 
-        def product(t: Tensor, y: Tensor) -> Tensor:
-            moved: Tensor = torch.func.jvp(lambda state: field(t, state), (y,), (noise,))[1]
-            return moved
-
-        return product
-
-
-def time_derivative(field: Field, t: Tensor, y: Tensor, order: int) -> Tensor:
-    """The derivative d^K y / dt^K, K = `order`, of the solution of dy/dt = field(t, y) through y at t, shaped as y."""
-    if order == 1:
-        return field(t, y)
-
-    def before(t: Tensor, y: Tensor) -> Tensor:
-        return time_derivative(field, t, y, order - 1)
-
-    derivative: Tensor = torch.func.jvp(before, (t, y), (torch.ones_like(t), field(t, y)))[1]
-    return derivative
+        return lambda t, y: slope_and_product(field, t, y, noise)[1]
 
 
 def node_weights(x: Solution) -> Tensor:
