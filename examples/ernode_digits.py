@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from invreg.regularizers import Exponential, SolverError
 from invreg.solvers import Solution, odeint
-from invreg.training import fit
+from invreg.training import Options, fit
 
 
 class Classifier(nn.Module):
@@ -51,7 +51,8 @@ def run(heuristic: SolverError | None, seed: int, epochs: int) -> tuple[float, i
         terms = {"data": nn.functional.cross_entropy(logits, batch[1])}
         return terms if heuristic is None else {**terms, "error": heuristic.at(progress)(solution)}
 
-    fit(objective, batches, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), generator)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    fit(objective, batches, optimizer, options=Options(clip=None))
     with torch.no_grad():
         logits, solution = model(x_test)
     return float((logits.argmax(1) == y_test).float().mean()), int(solution.stats.nfe)

@@ -81,7 +81,10 @@ def run_training(order: Order, *, quiet: bool, console: Console) -> dict[str, An
     with warnings_as_remarks(console), several_processes(order.device) as device:
         console.quiet = console.quiet or parallel.rank() > 0
         recipe = read_recipe(order.recipe, order.folder)
-        plan = make_plan(recipe, device, order.resume)
+        try:
+            plan = make_plan(recipe, device, order.resume)
+        except FileExistsError as error:
+            raise FileExistsError(str(error).replace("resume=True", "--resume")) from None
         done = plan.training.step
         console.print(escape(_line(plan, device)) + (f", resumed after {done}" if done else ""))
         try:

@@ -95,7 +95,7 @@ def test_a_finished_training_is_not_repeated_but_written_again(invoke: Any, tmp_
     assert invoke("train", path).code == 0
     again = invoke("train", path)
     assert again.code == 2
-    assert "run: holds a training already; pass resume=True or choose another folder" in again.err
+    assert "run: holds a training already; pass --resume or choose another folder" in again.err
     resumed = invoke("train", path, "--resume")
     assert resumed.code == 0, resumed.err
     assert "3 steps on cpu, resumed after 3" in resumed.err
@@ -268,6 +268,17 @@ def test_two_processes_under_torchrun_train_like_one(invoke: Any, tmp_path: Path
     for name, value in one.items():
         assert torch.allclose(value, two[name], atol=1e-5), name
     assert json.loads((tmp_path / "two" / "report.json").read_text())["processes"] == 2
+
+
+def test_the_recipe_in_the_docs_trains(invoke: Any, tmp_path: Path) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    content = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
+    path = tmp_path / "recipe.yaml"
+    del content["epochs"]
+    path.write_text(yaml.safe_dump({**content, "steps": 2}))
+    outcome = invoke("train", path, "--folder", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.count("accuracy") == 2
 
 
 def test_an_order_is_what_the_flags_say(tmp_path: Path) -> None:
