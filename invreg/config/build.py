@@ -68,7 +68,8 @@ def part(slot: str, content: Any, given: Mapping[str, Any] | None = None) -> Any
         slot: the argument's name, of `SLOTS`.
         content: `NAME[:key=value,...]`, or a mapping with the key `name`, which may be left out where there is only one
             name, and options, which may be such contents in their turn; for `regularizers` a mapping of these.
-        given: arguments that the caller knows, as for `build`; parts of parts get them, too.
+        given: arguments that the caller knows, as for `build`; parts of parts get those that are no parts themselves,
+            such as `generator`.
 
     Raises:
         TypeError, ValueError: as `parse`, `choose` and `build`; content of another kind.
@@ -99,7 +100,8 @@ def _one_part(slot: str, known: Mapping[str, Any], content: Any, given: Mapping[
     for key in spec.options:
         if key not in keys(cls):
             raise ValueError(unknown_name(f"option of {spec.name}", key, keys(cls)))
-    options = {key: part(key, one, given) if key in SLOTS else one for key, one in spec.options.items()}
+    passed = {key: one for key, one in (given or {}).items() if key not in SLOTS}
+    options = {key: part(key, one, passed) if key in SLOTS else one for key, one in spec.options.items()}
     return build(cls, spec.name, options, given)
 
 

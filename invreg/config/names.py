@@ -8,7 +8,7 @@ import torch
 from invreg import algorithms, data, models, operators, regularizers, solvers
 from invreg.algorithms.loop import Algorithm
 from invreg.interfaces import Operator, Regularizer
-from invreg.training import cnf, latent_ode, neural_ode, teacher_forcing
+from invreg.training import cnf, latent_ode, neural_ode, smoothness, teacher_forcing
 
 OPERATORS: Mapping[str, type[Operator]] = {
     "blur": operators.Blur,
@@ -108,9 +108,12 @@ OBJECTIVES: Mapping[str, type[Any]] = {
 }
 
 HEURISTICS: Mapping[str, type[Any]] = {
+    "jacobian-norm": smoothness.JacobianNorm,
+    "kinetic-energy": smoothness.KineticEnergy,
     "local-heuristic": regularizers.LocalHeuristic,
     "solver-error": regularizers.SolverError,
     "solver-stiffness": regularizers.SolverStiffness,
+    "taylor-derivative": smoothness.TaylorDerivative,
 }
 
 WEIGHTS: Mapping[str, Any] = {

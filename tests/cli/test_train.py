@@ -187,7 +187,18 @@ def test_every_objective_can_be_named(tmp_path: Path) -> None:
         "decoder": "mlp:inputs=2,hidden=[],outputs=1",
     }
     recipes: list[dict[str, Any]] = [
-        {"data": arrays("y0", "targets", constants=["times"]), "model": "cubic-drift", "objective": "trajectory-fit"},
+        {
+            "data": arrays("y0", "targets", constants=["times"]),
+            "model": "cubic-drift",
+            "objective": {
+                "name": "trajectory-fit",
+                "regularizers": {
+                    "kinetic": "kinetic-energy:weight=1e-2",
+                    "jacobian": {"name": "jacobian-norm", "weight": "1e-2"},
+                    "order": "taylor-derivative:order=2",
+                },
+            },
+        },
         {"data": arrays("values", "mask", constants=["times"]), "model": latent, "objective": "evidence-bound"},
         {
             "data": arrays("y0"),
