@@ -1,6 +1,7 @@
-"""Networks: fields of differential equations and encoders."""
+"""Networks: fields of differential equations and their derivatives, and encoders."""
 
 from invreg.models.concat_squash import ConcatSquash
+from invreg.models.derivatives import slope_and_product, slope_and_trace, time_derivative
 from invreg.models.mlp import MLP, CubicDrift, TimeMLP
 from invreg.models.recurrent import Gaussian, SeriesEncoder
 
@@ -11,4 +12,7 @@ __all__ = [
     "Gaussian",
     "SeriesEncoder",
     "TimeMLP",
+    "slope_and_product",
+    "slope_and_trace",
+    "time_derivative",
 ]

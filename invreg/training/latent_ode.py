@@ -19,7 +19,7 @@ Solve = Callable[..., Solution]  # (field, y0, ts) -> Solution
 
 
 @dataclass(frozen=True, eq=False)
-class Path:
+class LatentPath:
     """What a `LatentODE` says of series: values (B, T, features), and the latent solution that they came from."""
 
     values: Tensor
@@ -69,13 +69,13 @@ class LatentODE(nn.Module):
         found: Gaussian = self.encoder(values, mask, times)
         return found
 
-    def decode(self, latent: Tensor, times: Tensor) -> Path:
+    def decode(self, latent: Tensor, times: Tensor) -> LatentPath:
         """The series from a latent state (B, d) at times[0], at all times (T,), increasing or decreasing."""
         solution = self.solver(self.field, latent, times)
         values: Tensor = self.decoder(solution.ys.movedim(0, 1))
-        return Path(values, solution)
+        return LatentPath(values, solution)
 
-    def forward(self, values: Tensor, mask: Tensor, times: Tensor, wanted: Tensor | None = None) -> Path:
+    def forward(self, values: Tensor, mask: Tensor, times: Tensor, wanted: Tensor | None = None) -> LatentPath:
         """The series by the mean of the latent state: reconstruction, and prediction where nothing was observed.
 
         Args:
