@@ -103,6 +103,11 @@ class Training(Iterator[Step], Generic[Batch]):
     def __next__(self) -> Step:
         if self.step >= len(self._batches):
             raise StopIteration
+        if self._torn:
+            raise RuntimeError(
+                f"step {self.step} broke off while the optimizer changed the parameters; go on from a checkpoint, by "
+                "resume=True"
+            )
         try:
             return self._take()
         except BaseException:

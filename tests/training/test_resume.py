@@ -152,6 +152,8 @@ def test_an_interrupt_within_the_optimizer_leaves_the_last_checkpoint(whole: Pat
     with pytest.raises(KeyboardInterrupt):
         next(training)
     training.save()  # half a step is not saved
+    with pytest.raises(RuntimeError, match="step 6 broke off while the optimizer changed the parameters"):
+        next(training)
     resumed = build(tmp_path, True)
     assert resumed.step == 4
     list(resumed)
