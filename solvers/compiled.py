@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from .compiler import PROGRAMS, missing_compiler
 from .dynamics import Dynamics, Structure
 from .masked import Control, Limits, Rules, Trial, attempt, limits_of, rules_of, start_of
 from .method import Step, real_dtype
@@ -30,7 +31,6 @@ TRIALS = 1024 if IN_PLACE else 32  # that a record has room for at most
 ROOM = 2**26  # bytes of a record at most
 PATIENCE = 0.5  # seconds between two visits of the host, in which it can be interrupted
 UNROLLED = 8  # in a block on a device, whose loops would ask the host after each trial
-PROGRAMS = 64  # kept for different fields, methods and controllers
 
 
 class Record(NamedTuple):
@@ -62,22 +62,7 @@ def obstacle(problem: InitialValueProblem, stochastic: bool) -> str | None:
         return "the compiler cannot write complex states"
     if stochastic:
         return "the field draws random numbers"
-    return _missing_compiler(problem.y0.device)
-
-
-@lru_cache(maxsize=8)
-def _missing_compiler(device: torch.device) -> str | None:
-    if device.type == "cpu":
-        from torch._inductor import cpp_builder, exc
-
-        try:
-            cpp_builder.get_cpp_compiler()
-        except exc.InvalidCxxCompiler:
-            return "no C++ compiler was found; install g++ or clang++"
-        return None
-    from torch.utils._triton import has_triton
-
-    return None if has_triton() else f"no back end for {device.type} was found; install triton"
+    return missing_compiler(problem.y0.device)
 
 
 @lru_cache(maxsize=PROGRAMS)

@@ -46,7 +46,7 @@ def _first_of_noise(problem: InitialValueProblem, drift: Tensor, order: float) -
     assert isinstance(problem.dynamics, Stochastic)
     t, y0 = problem.first()
     diffusion = problem.dynamics.diffusion(t, y0)
-    strength = diffusion.norm(dim=-1) if problem.dynamics.matrix else diffusion.abs()
+    strength = diffusion.norm(dim=-1) if problem.dynamics.kind.matrix else diffusion.abs()
     d0 = problem.ratio(y0, y0, y0).double()
     d1 = problem.ratio(drift.abs() + 3 * strength, y0, y0).double()
     h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-4, d0 / d1)

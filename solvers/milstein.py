@@ -57,12 +57,12 @@ class Milstein(StochasticMethod):
         f, g = noisy.drift(begin, y), noisy.diffusion(begin, y)
         moved = noisy.applied(g, w)
         after = torch.add(y, f, alpha=h) + moved
-        if noisy.stochastic.noise == "additive":
+        if noisy.kind.noise == "additive":
             correction = torch.zeros_like(y)
-        elif noisy.stochastic.matrix:
+        elif noisy.kind.matrix:
             correction = self._of_channels(noisy, begin, y, g, w, moved, h)
         else:
-            square = w * w - h if noisy.stochastic.calculus == "ito" else w * w
+            square = w * w - h if noisy.kind.calculus == "ito" else w * w
             correction = self._along(noisy, begin, y, g, h) * (0.5 * square)
         after = after + correction
         return NoisyStep(y, after, lambda: torch.add(correction, noisy.drift(end, after) - f, alpha=0.5 * h))
@@ -81,7 +81,7 @@ class Milstein(StochasticMethod):
             total = noisy.applied(noisy.diffusion(t, y + moved) - g, w)
         else:
             total = pushed(lambda x: noisy.applied(noisy.diffusion(t, x), w), y, moved)
-        if noisy.stochastic.calculus == "ito":
+        if noisy.kind.calculus == "ito":
             for j in range(g.shape[-1]):
                 total = torch.sub(total, self._of_channel(noisy, t, y, g[..., j], j, h), alpha=h)
         return total * 0.5

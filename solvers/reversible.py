@@ -13,7 +13,7 @@ from torch import Tensor
 from .adjoint import Adjoint, Integrate
 from .capture import Captured, Guarded
 from .dynamics import Guard
-from .method import Dynamics, Method, Slope, Step
+from .method import Dynamics, Method, Slope, Step, real_dtype
 from .once import once
 from .problem import InitialValueProblem
 from .record import Status
@@ -41,7 +41,7 @@ class ReversibleHeunStep(Step):
         self.h = _lowered(dt, state)
         start = _lowered(t, state)
         assert isinstance(start, Tensor)
-        real = state.dtype.to_real()
+        real = real_dtype(state)
         self.carried: tuple[Tensor, Tensor] | None = None
         if isinstance(dynamics, Driven):
             pair = slope if isinstance(slope, tuple) else dynamics.pair(start.to(real), z)
@@ -70,7 +70,7 @@ class ReversibleHeunStep(Step):
 
     def at(self, theta: float | Tensor) -> Tensor:
         part = _lowered(theta, self.begin)
-        part = part.to(self.begin.dtype.to_real()) if isinstance(part, Tensor) else part
+        part = part.to(real_dtype(self.begin)) if isinstance(part, Tensor) else part
         y, z = self.begin.unbind(-1)
         middle = y + (self.start + (self.end - self.start) * (0.5 * part)) * (part * self.h)
         return torch.stack((middle, z + (self.y[..., 1] - z) * part), -1)
@@ -314,7 +314,7 @@ class _Back:
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             zero = self.problem.ts[0] - self.problem.ts[0].detach()
-            time = (zero + t).to(z.dtype.to_real())
+            time = (zero + t).to(real_dtype(z))
             outs = dynamics.pair(time, z) if isinstance(dynamics, Driven) else (dynamics(time, z),)
         return _Taped(z, outs)
 

@@ -75,9 +75,28 @@ def integrate_lean(problem: InitialValueProblem, slope: Tensor, dt: float) -> Ru
             after += 1
         ys.extend(values_at(problem, piece.step, piece.t, piece.dt, range(len(ys), after)))
         last = piece.step.y
-    if not _finite(last):
+    if march.status.failed or not _finite(last):
         return integrate(problem, slope, dt)  # which tells where it happened
-    return _finish(problem, march, _Lists(ys=ys), last, 0)
+    return lean_run(problem, ys, last, march.accepted)
+
+
+def lean_run(problem: InitialValueProblem, ys: list[Tensor], last: Tensor, accepted: int) -> Run:
+    """The record of a solve that arrived and kept the values at ts only."""
+    y0 = problem.y0
+    none = problem.ts.new_empty((0, 1))
+    steps = Steps(none, none, y0.new_empty((0, *y0.shape)), None, None, None, none.bool(), torch.empty(0).long())
+    return Run(
+        steps=steps,
+        ys=torch.stack(ys),
+        at_hits=y0.new_empty((0, *y0.shape)),
+        last=last,
+        status=torch.tensor([Status.SUCCESS]),
+        reached=problem.ts[-1:].detach().cpu(),
+        accepted=torch.tensor([accepted]),
+        rejected=torch.tensor([0]),
+        first=torch.tensor([[1]]),
+        rounds=(),
+    )
 
 
 def integrate(

@@ -12,6 +12,7 @@ from .adjoint import Adjoint, Checkpointed, Direct
 from .arguments import methods_of, problem_of
 from .capture import Captured, first_slope, moving_buffers
 from .compiled import integrate_compiled, obstacle
+from .compiled_noise import integrate_blocks, noisy_obstacle
 from .controller import Controller, Fixed
 from .dynamics import Dynamics, State, structure_of
 from .event import Event
@@ -25,6 +26,7 @@ from .record import Happening, Stats, Status
 from .run import Hit, Run, integrate, integrate_lean
 from .runge_kutta import Tsit5
 from .solution import Solution
+from .stochastic import Stochastic
 from .switch import AutoSwitch
 from .untraced import untraced
 from .warn import warn_user
@@ -151,6 +153,7 @@ def solve(problem: InitialValueProblem, adjoint: Adjoint, compile: bool | Litera
         dt = _first_step(problem, slope)
     base = problem.dynamics.calls
     compiled = bool(compile) and _compiles(problem, compile, stochastic)
+    noisy = isinstance(problem.dynamics, Stochastic)
 
     def forward(taped: int | None = 0) -> Run:
         one = captured.origin
@@ -160,8 +163,9 @@ def solve(problem: InitialValueProblem, adjoint: Adjoint, compile: bool | Litera
             return integrate_per_sample(one, slope.detach(), dt, stochastic)
         return integrate(one, slope, dt.item(), stochastic, taped)
 
-    if not compiled and _lean(problem, adjoint, stochastic):
-        return _solution(problem, integrate_lean(problem, slope, dt.item()), base, recorded=False)
+    if (noisy or not compiled) and _lean(problem, adjoint, stochastic):
+        found = integrate_blocks(problem, slope) if compiled else integrate_lean(problem, slope, dt.item())
+        return _solution(problem, found, base, recorded=False)
     run = adjoint.run(problem, forward, captured)
     return _solution(problem, run, base)
 
@@ -183,7 +187,8 @@ def _compiles(problem: InitialValueProblem, wanted: bool | str, stochastic: bool
     """
     if wanted not in {True, "auto"}:
         raise ValueError(f'compile must be True, False or "auto", got {wanted!r}')
-    reason = obstacle(problem, stochastic)
+    noisy = isinstance(problem.dynamics, Stochastic)
+    reason = noisy_obstacle(problem, stochastic) if noisy else obstacle(problem, stochastic)
     if reason is not None and wanted is True:
         raise ValueError(f'compile=True is not possible: {reason}; use compile="auto" or False')
     if reason is not None and reason not in _said:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,15 +15,28 @@ from .method import Calculus, Noise
 from .method import Dynamics as Slope
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What kind of equation it is.
+
+    Args:
+        noise: how the diffusion meets the path.
+        calculus: in whose sense the equation is meant.
+        matrix: whether the diffusion gives (*y, m), applied to m channels of noise, or the shape of y.
+    """
+
+    noise: Noise
+    calculus: Calculus
+    matrix: bool
+
+
 class Stochastic(Dynamics):
     """dy = drift dt + diffusion dW; `calls` counts evaluations of the drift, `diffusions` those of the diffusion.
 
     Args:
         drift, diffusion: the user's functions of (t, y, *args).
         args, structure, time_dtype: as in `Dynamics`.
-        noise: how the diffusion meets the path.
-        calculus: in whose sense the equation is meant.
-        matrix: whether the diffusion gives (*y, m), applied to m channels of noise, or the shape of y.
+        kind: of equation.
         path: the noise, shaped as y, or (*batch, 1), or (*batch, m).
     """
 
@@ -33,14 +47,12 @@ class Stochastic(Dynamics):
         args: tuple[Any, ...],
         structure: Structure | None,
         time_dtype: torch.dtype,
-        noise: Noise,
-        calculus: Calculus,
-        matrix: bool,
+        kind: Kind,
         path: BrownianPath,
     ) -> None:
         super().__init__(drift, args, structure, time_dtype)
         self.diffusion = Dynamics(diffusion, args, structure, time_dtype)
-        self.noise, self.calculus, self.matrix, self.path = noise, calculus, matrix, path
+        self.kind, self.path = kind, path
 
     @property
     def diffusions(self) -> int:
@@ -51,16 +63,19 @@ class Stochastic(Dynamics):
         return self.field, self.diffusion.field
 
     def first(self, t: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-        return self.checked(t, y, "drift"), checked_diffusion(self.diffusion, t, y, self.matrix)
+        return self.checked(t, y, "drift"), checked_diffusion(self.diffusion, t, y, self.kind.matrix)
 
     def over(self, t: float, end: float) -> Driven:
-        return Driven(self, self, self.diffusion, t, end)
+        return Driven(self.kind, self, self.diffusion, end - t, self._noise(t, end))
 
     def again(self, t: float, end: float, guard: Guard | None = None) -> Driven:
-        drift, diffusion = self.evaluate, self.diffusion.evaluate
-        if guard is not None:
-            return Driven(self, guard(drift), guard(diffusion), t, end)
-        return Driven(self, drift, diffusion, t, end)
+        functions: list[Slope] = [self.evaluate, self.diffusion.evaluate]
+        drift, diffusion = functions if guard is None else map(guard, functions)
+        return Driven(self.kind, drift, diffusion, end - t, self._noise(t, end))
+
+    def _noise(self, t: float, end: float) -> Callable[[bool], tuple[Tensor, Tensor | None]]:
+        """Increment and, where it is asked for, area of the path, when they are needed."""
+        return lambda area: self.path.with_area(t, end) if area else (self.path(t, end), None)
 
     def snap(self, t: float, end: float) -> float:
         return self.path.snap(t, end)
@@ -72,11 +87,23 @@ class Driven:
     Called, they give the slope that leads along the chord of the path: drift + diffusion increment / length. A method
     for ordinary equations that follows it solves the stochastic one: Euler's that of Ito, those that evaluate the ends
     alike that of Stratonovich.
+
+    Args:
+        kind: of equation.
+        drift, diffusion: functions of (t, y).
+        length: of the time between.
+        noise: gives increment and, if asked, area of the path.
     """
 
-    def __init__(self, stochastic: Stochastic, drift: Slope, diffusion: Slope, t: float, end: float) -> None:
-        self.stochastic, self.drift, self.diffusion = stochastic, drift, diffusion
-        self.t, self.end = t, end
+    def __init__(
+        self,
+        kind: Kind,
+        drift: Slope,
+        diffusion: Slope,
+        length: float,
+        noise: Callable[[bool], tuple[Tensor, Tensor | None]],
+    ) -> None:
+        self.kind, self.drift, self.diffusion, self.length, self._noise = kind, drift, diffusion, length, noise
         self._increment: Tensor | None = None
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
@@ -88,33 +115,34 @@ class Driven:
 
     def along(self, pair: tuple[Tensor, Tensor]) -> Tensor:
         """The slope that leads along the chord, from drift and diffusion."""
-        (f, g), rate = pair, 1 / (self.end - self.t)
+        (f, g), rate = pair, 1 / self.length
         w = self.increment(f)
-        if self.stochastic.matrix:
+        if self.kind.matrix:
             return torch.add(f, self.applied(g, w), alpha=rate)
         return torch.addcmul(f, g, w, value=rate)
 
     def pulled(self, to_slope: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient of the slope pulled back to drift and diffusion."""
-        w = self.increment(to_slope) * (1 / (self.end - self.t))
-        if self.stochastic.matrix:
+        w = self.increment(to_slope) * (1 / self.length)
+        if self.kind.matrix:
             return to_slope, to_slope.unsqueeze(-1) * w.unsqueeze(-2)
         return to_slope, to_slope * w
 
     def increment(self, y: Tensor) -> Tensor:
         """The increment of the path, in the dtype of y."""
         if self._increment is None:
-            self._increment = self._fit(self.stochastic.path(self.t, self.end), y)
+            self._increment = self._fit(self._noise(False)[0], y)
         return self._increment
 
     def with_area(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """The increment and the area of the path, in the dtype of y."""
-        w, area = self.stochastic.path.with_area(self.t, self.end)
+        w, area = self._noise(True)
+        assert area is not None
         return self._fit(w, y), self._fit(area, y)
 
     def applied(self, g: Tensor, w: Tensor) -> Tensor:
         """A diffusion applied to a value of the noise, shaped as y."""
-        return (g @ w.unsqueeze(-1)).squeeze(-1) if self.stochastic.matrix else g * w
+        return (g @ w.unsqueeze(-1)).squeeze(-1) if self.kind.matrix else g * w
 
     def _fit(self, w: Tensor, y: Tensor) -> Tensor:
         return w if w.dtype == y.dtype else w.to(y.dtype)

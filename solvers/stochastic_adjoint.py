@@ -125,16 +125,15 @@ class _Back:
 
 def _slope(noisy: Driven, t: Tensor, y: Tensor) -> Tensor:
     """The slope along the chord of the equation in the sense of Stratonovich."""
-    stochastic = noisy.stochastic
     f, g = noisy.pair(t, y)
-    if stochastic.calculus == "ito" and stochastic.noise != "additive":
+    if noisy.kind.calculus == "ito" and noisy.kind.noise != "additive":
         f = f - 0.5 * _drift_of_noise(noisy, t, y, g)
     return noisy.along((f, g))
 
 
 def _drift_of_noise(noisy: Driven, t: Tensor, y: Tensor, g: Tensor) -> Tensor:
     """The sum over channels of (g_j . grad) g_j."""
-    if not noisy.stochastic.matrix:
+    if not noisy.kind.matrix:
         return pushed(lambda x: noisy.diffusion(t, x), y, g)
     total = torch.zeros_like(y)
     for j in range(g.shape[-1]):

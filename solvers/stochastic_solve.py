@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ from .solution import Solution
 from .solve import require_adjoint, solve
 from .sra import SOSRA
 from .sri import SOSRI
-from .stochastic import Stochastic, channels
+from .stochastic import Kind, Stochastic, channels
 from .switch import AutoSwitch
 from .untraced import untraced
 
@@ -58,6 +58,7 @@ def sdeint(
     args: Sequence[Any] = (),
     stops: Sequence[float] = (),
     adjoint: Adjoint = Checkpointed(),
+    compile: bool | Literal["auto"] = False,
     max_steps: int = 10_000,
     throw: bool = True,
 ) -> Solution:
@@ -85,6 +86,8 @@ def sdeint(
         args: further arguments of drift and diffusion.
         stops: further times that steps must hit.
         adjoint: how gradients are computed: Checkpointed(), Direct(), Reversible() or StochasticAdjoint().
+        compile: True: take steps of fixed length as a compiled program, without gradients; "auto": where that is
+            possible; False: as they are.
         max_steps: attempted steps, > 0.
         throw: whether a solve that stops short raises; else its `status` says so.
 
@@ -117,7 +120,7 @@ def sdeint(
         stops,
         max_steps,
     )
-    solution = solve(problem, adjoint)
+    solution = solve(problem, adjoint, compile)
     if throw and not solution.success:
         raise RuntimeError(solution.report())
     return solution
@@ -169,9 +172,7 @@ def noisy_problem_of(
         tuple(args),
         structure,
         real_dtype(flat),
-        noise,
-        calculus,
-        matrix,
+        Kind(noise, calculus, matrix),
         path_of(path, shape),
     )
     return InitialValueProblem(
