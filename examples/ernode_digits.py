@@ -47,9 +47,10 @@ def run(heuristic: SolverError | None, seed: int, epochs: int) -> tuple[float, i
     batches = [(x[rows], y[rows]) for order in orders for rows in order.split(128)]
 
     def objective(batch: tuple[Tensor, Tensor], progress: float, _: torch.Generator | None) -> dict[str, Tensor]:
+        epoch = int(progress * epochs + 1e-6)  # the weight falls from epoch to epoch
         logits, solution = model(batch[0])
         terms = {"data": nn.functional.cross_entropy(logits, batch[1])}
-        return terms if heuristic is None else {**terms, "error": heuristic.at(progress)(solution)}
+        return terms if heuristic is None else {**terms, "error": heuristic.at(epoch / epochs)(solution)}
 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     fit(objective, batches, optimizer, options=Options(clip=None))
