@@ -14,7 +14,7 @@ from .record import Happening, Stats, Status, Steps
 from .reversible import Reversible, ReversibleHeun
 from .rosenbrock import Rodas5P, Rosenbrock23
 from .runge_kutta import RK4, Bosh3, Dopri5, Dopri8, Euler, Heun, Midpoint, Ralston, Tsit5, Vern7
-from .settings import Solver
+from .settings import NoisySolver, Solver
 from .solution import Solution
 from .solve import odeint, step
 from .sra import SOSRA, SOSRA2, SRA1, SRA3, ShARK
@@ -61,6 +61,7 @@ __all__ = [
     "Method",
     "Midpoint",
     "Milstein",
+    "NoisySolver",
     "Ralston",
     "Reversible",
     "ReversibleHeun",

@@ -240,9 +240,8 @@ class VirtualBrownianTree(BrownianPath):
 
     def _draw(self, kind: int, number: int, shape: tuple[int, ...], deviation: float = 1.0) -> Tensor:
         self._generator.manual_seed(mixed(self._seeds[kind], number) >> 1)
-        with torch.no_grad():
-            drawn = torch.empty(shape, dtype=self.dtype, device=self.device)
-            return drawn.normal_(0.0, deviation, generator=self._generator)
+        drawn = torch.empty(shape, dtype=self.dtype, device=self.device)
+        return drawn.normal_(0.0, deviation, generator=self._generator)
 
     def _zero(self) -> Tensor:
         return torch.zeros(self.shape, dtype=self.dtype, device=self.device)

@@ -6,15 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from .adjoint import Adjoint, Checkpointed
 from .controller import Controller
 from .dynamics import State
-from .method import Method
+from .method import Calculus, Method, Noise
 from .runge_kutta import Tsit5
 from .solution import Solution
 from .solve import odeint
+from .stochastic_solve import sdeint
 from .switch import AutoSwitch
 
 
@@ -50,5 +52,48 @@ class Solver:
             atol=self.atol,
             adjoint=self.adjoint,
             compile=self.compile,
+            max_steps=self.max_steps,
+        )
+
+
+@dataclass(frozen=True)
+class NoisySolver:
+    """The arguments of `sdeint` that say how, apart from the problem; call it with the problem.
+
+    Args:
+        noise, calculus, method, controller, rtol, atol, adjoint, max_steps: as in `sdeint`.
+    """
+
+    noise: Noise = "diagonal"
+    calculus: Calculus = "ito"
+    method: Method | None = None
+    controller: Controller | None = None
+    rtol: float = 1e-2
+    atol: float = 1e-3
+    adjoint: Adjoint = Checkpointed()
+    max_steps: int = 10_000
+
+    def __call__(
+        self,
+        drift: Callable[..., Any],
+        diffusion: Callable[..., Any],
+        y0: State,
+        ts: Tensor | Sequence[float],
+        generator: torch.Generator | None = None,
+    ) -> Solution:
+        """Solve dy = drift dt + diffusion dW, y(ts[0]) = y0; values, shapes and errors as of `sdeint`."""
+        return sdeint(
+            drift,
+            diffusion,
+            y0,
+            ts,
+            noise=self.noise,
+            calculus=self.calculus,
+            method=self.method,
+            controller=self.controller,
+            generator=generator,
+            rtol=self.rtol,
+            atol=self.atol,
+            adjoint=self.adjoint,
             max_steps=self.max_steps,
         )

@@ -8,7 +8,7 @@ import torch
 from invreg import algorithms, data, models, operators, regularizers, solvers
 from invreg.algorithms.loop import Algorithm
 from invreg.interfaces import Operator, Regularizer
-from invreg.training import cnf, latent_ode, neural_ode, smoothness, teacher_forcing
+from invreg.training import cnf, latent_ode, neural_ode, neural_sde, smoothness, teacher_forcing
 
 OPERATORS: Mapping[str, type[Operator]] = {
     "blur": operators.Blur,
@@ -60,16 +60,27 @@ METHODS: Mapping[str, type[Any]] = {
     "dopri5": solvers.Dopri5,
     "dopri8": solvers.Dopri8,
     "euler": solvers.Euler,
+    "euler-heun": solvers.EulerHeun,
     "heun": solvers.Heun,
     "implicit-euler": solvers.ImplicitEuler,
     "kvaerno3": solvers.Kvaerno3,
     "kvaerno5": solvers.Kvaerno5,
     "midpoint": solvers.Midpoint,
+    "milstein": solvers.Milstein,
     "ralston": solvers.Ralston,
     "reversible-heun": solvers.ReversibleHeun,
     "rk4": solvers.RK4,
     "rodas5p": solvers.Rodas5P,
     "rosenbrock23": solvers.Rosenbrock23,
+    "shark": solvers.ShARK,
+    "sosra": solvers.SOSRA,
+    "sosra2": solvers.SOSRA2,
+    "sosri": solvers.SOSRI,
+    "sosri2": solvers.SOSRI2,
+    "sra1": solvers.SRA1,
+    "sra3": solvers.SRA3,
+    "sriw1": solvers.SRIW1,
+    "sriw2": solvers.SRIW2,
     "trapezoid": solvers.Trapezoid,
     "tsit5": solvers.Tsit5,
     "vern7": solvers.Vern7,
@@ -83,9 +94,10 @@ ADJOINTS: Mapping[str, type[Any]] = {
     "direct": solvers.Direct,
     "interpolating": solvers.Interpolating,
     "reversible": solvers.Reversible,
+    "stochastic-adjoint": solvers.StochasticAdjoint,
 }
 
-SOLVERS: Mapping[str, type[Any]] = {"solver": solvers.Solver}
+SOLVERS: Mapping[str, type[Any]] = {"noisy-solver": solvers.NoisySolver, "solver": solvers.Solver}
 
 MODELS: Mapping[str, type[torch.nn.Module]] = {
     "cnf": cnf.CNF,
@@ -95,6 +107,7 @@ MODELS: Mapping[str, type[torch.nn.Module]] = {
     "latent-ode": latent_ode.LatentODE,
     "mlp": models.MLP,
     "neural-ode": neural_ode.NeuralODE,
+    "neural-sde": neural_sde.NeuralSDE,
     "series-encoder": models.SeriesEncoder,
     "time-mlp": models.TimeMLP,
 }
@@ -150,6 +163,8 @@ SLOTS: Mapping[str, Mapping[str, Any]] = {
     "controller": CONTROLLERS,
     "data": DATA,
     "decoder": MODELS,
+    "diffusion": MODELS,
+    "drift": MODELS,
     "encoder": MODELS,
     "field": MODELS,
     "forcing": {"adaptive": teacher_forcing.AdaptiveForcing, **WEIGHTS},

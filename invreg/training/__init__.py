@@ -7,6 +7,7 @@ from invreg.training.journal import read_log
 from invreg.training.latent_ode import EvidenceBound, LatentODE, LatentPath, Series, union_grid, warm_up
 from invreg.training.loop import Objective, Options, Scored, Training, fit, iterate
 from invreg.training.neural_ode import NeuralODE, Prediction, Supervised, TrajectoryFit
+from invreg.training.neural_sde import MomentFit, NeuralSDE
 from invreg.training.record import Record, Step
 from invreg.training.smoothness import JacobianNorm, KineticEnergy, TaylorDerivative
 from invreg.training.teacher_forcing import (
@@ -33,8 +34,10 @@ __all__ = [
     "KineticEnergy",
     "LatentODE",
     "LatentPath",
+    "MomentFit",
     "NegativeLogLikelihood",
     "NeuralODE",
+    "NeuralSDE",
     "Objective",
     "Options",
     "Prediction",

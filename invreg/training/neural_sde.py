@@ -1,0 +1,107 @@
+"""Neural stochastic differential equations: paths, and their fit to the moments of observed ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from invreg._check import require_count
+from invreg.interfaces import Regularizer
+from invreg.regularizers.compose import named_terms
+from invreg.solvers import NoisySolver, Solution
+
+MISFITS = ("mean", "variance")
+
+
+class NeuralSDE(nn.Module):
+    """dy = drift(t, y) dt + diffusion(t, y) dW.
+
+    Args:
+        drift, diffusion: modules of t and y, such as `CubicDrift`.
+        solver: how it is solved, and what kind of noise it has.
+
+    Source: Tzen and Raginsky 2019, "Neural Stochastic Differential Equations"; Liu et al. 2019, "Neural SDE".
+    """
+
+    def __init__(self, drift: nn.Module, diffusion: nn.Module, solver: NoisySolver = NoisySolver()) -> None:
+        super().__init__()
+        self.drift, self.diffusion, self.solver = drift, diffusion, solver
+
+    @property
+    def config(self) -> Mapping[str, object]:
+        """The arguments of the constructor."""
+        return {"drift": self.drift, "diffusion": self.diffusion, "solver": self.solver}
+
+    def forward(self, y0: Tensor, ts: Sequence[float], generator: torch.Generator | None = None) -> Solution:
+        """Paths from y0 at the times ts, each sample of the batch with noise of its own, drawn from the generator."""
+        return self.solver(self.drift, self.diffusion, y0, ts, generator)
+
+
+@dataclass(frozen=True, eq=False)
+class MomentFit:
+    """The objective of a `NeuralSDE` on the moments of observed paths: the method of moments.
+
+    Its terms are "mean" and "variance", sums over times and entries of squared differences, and regularizers by name:
+    ERNSDE is {"error": SolverError(...)}.
+
+    Args:
+        model: what is trained.
+        times: of the initial state first, then of the moments; T + 1 numbers.
+        paths: that are drawn for an estimate of the moments, at least 2.
+        regularizers: of the solution, by name; with `.at(progress)`.
+
+    A batch is (y0, means, variances): (d,), (T, d), (T, d).
+
+    Raises:
+        ValueError: fewer than two times or paths, or a regularizer called as a term is; on call, moments of another
+            shape.
+
+    Source: Pal et al. 2021, "Opening the Blackbox", section 4.2.
+    """
+
+    model: NeuralSDE
+    times: Sequence[float]
+    paths: int = 100
+    regularizers: Mapping[str, Regularizer[Solution]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.times) < 2:
+            raise ValueError(f"times must hold the start and at least one more, got {len(self.times)}")
+        require_count("paths", self.paths)
+        if self.paths < 2:
+            raise ValueError(f"paths must be at least 2 for a variance, got {self.paths}")
+        for name in MISFITS:
+            if name in self.regularizers:
+                raise ValueError(f"regularizers must not be called {name!r}, which is a misfit; choose another name")
+
+    def __call__(
+        self, batch: tuple[Tensor, Tensor, Tensor], progress: float, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """The named terms for an initial state and the moments of the paths from it."""
+        misfits, solution = self._misfits(batch, generator)
+        return {**misfits, **named_terms(self.regularizers, solution, progress)}
+
+    def score(self, batch: tuple[Tensor, ...], generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """The misfits, and the evaluations of drift and diffusion."""
+        misfits, solution = self._misfits(batch, generator)
+        evaluations = torch.tensor(float(solution.stats.calls + solution.stats.diffusions), dtype=torch.float64)
+        return {**misfits, "evaluations": evaluations}
+
+    def _misfits(
+        self, batch: tuple[Tensor, ...], generator: torch.Generator | None
+    ) -> tuple[dict[str, Tensor], Solution]:
+        y0, means, variances = batch
+        wanted = (len(self.times) - 1, *y0.shape)
+        for name, one in (("means", means), ("variances", variances)):
+            if one.shape != wanted:
+                raise ValueError(f"{name} must be {wanted}: the times behind the first, state; got {tuple(one.shape)}")
+        solution = self.model(y0.expand(self.paths, *y0.shape), self.times, generator)
+        ys = solution.ys[1:]
+        misfits = {
+            "mean": (ys.mean(1) - means).square().sum(),
+            "variance": (ys.var(1) - variances).square().sum(),
+        }
+        return misfits, solution
