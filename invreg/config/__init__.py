@@ -19,6 +19,7 @@ from invreg.config.names import (
     SCHEDULERS,
     SLOTS,
     SOLVERS,
+    USUAL,
     WEIGHTS,
 )
 from invreg.config.spec import Spec, build, choose, keys, parse, plain, required, summary
@@ -42,6 +43,7 @@ __all__ = [
     "SCHEDULERS",
     "SLOTS",
     "SOLVERS",
+    "USUAL",
     "WEIGHTS",
     "Spec",
     "algorithm",

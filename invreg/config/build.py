@@ -9,7 +9,7 @@ from torch import nn
 from invreg import operators, regularizers
 from invreg._check import unknown_name
 from invreg.algorithms.loop import Algorithm
-from invreg.config.names import ALGORITHMS, REGULARIZERS, SAVED, SLOTS
+from invreg.config.names import ALGORITHMS, REGULARIZERS, SAVED, SLOTS, USUAL
 from invreg.config.spec import Spec, build, choose, keys, parse, plain, required
 from invreg.interfaces import Regularizer
 from invreg.models import pretrained
@@ -66,8 +66,8 @@ def part(slot: str, content: Any, given: Mapping[str, Any] | None = None) -> Any
 
     Args:
         slot: the argument's name, of `SLOTS`.
-        content: `NAME[:key=value,...]`, or a mapping with the key `name`, which may be left out where there is only one
-            name, and options, which may be such contents in their turn; for `regularizers` a mapping of these.
+        content: `NAME[:key=value,...]`, or a mapping with the key `name`, which may be left out where `USUAL` has one,
+            and options, which may be such contents in their turn; for `regularizers` a mapping of these.
         given: arguments that the caller knows, as for `build`; parts of parts get those that are no parts themselves,
             such as `generator`.
 
@@ -86,7 +86,7 @@ def _one_part(slot: str, known: Mapping[str, Any], content: Any, given: Mapping[
     if isinstance(content, str):
         spec = parse(content)
     elif isinstance(content, Mapping):
-        name = content.get("name", next(iter(known)) if len(known) == 1 else None)
+        name = content.get("name", USUAL.get(slot))
         if not isinstance(name, str):
             raise ValueError(f"{slot} must have a name, one of {', '.join(sorted(known))}, got {dict(content)}")
         spec = Spec(parse(name).name, {str(key): plain(one) for key, one in content.items() if key != "name"})

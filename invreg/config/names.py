@@ -180,3 +180,6 @@ SLOTS: Mapping[str, Mapping[str, Any]] = {
     "solver": SOLVERS,
 }
 """Arguments that are objects, and the names for what may be put there."""
+
+USUAL: Mapping[str, str] = {"solver": "solver"}
+"""What a mapping without a name stands for."""

@@ -113,6 +113,11 @@ def test_every_model_of_the_package_has_a_configuration(tmp_path: Path) -> None:
     x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
     assert torch.equal(again(x).output, made(x).output)
     assert again.solver == made.solver
+    mlp = "mlp:inputs=2,hidden=[],outputs=2"
+    noisy = {"name": "noisy-solver", "method": "sosri", "noise": "diagonal"}
+    made = config.part("model", {"name": "neural-sde", "drift": "cubic-drift", "diffusion": mlp, "solver": noisy})
+    config.save_pretrained(made, tmp_path / "s")
+    assert config.from_pretrained(tmp_path / "s").solver == made.solver
 
 
 def test_a_folder_is_replaced_whole_and_only_if_it_holds_a_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
