@@ -7,6 +7,7 @@ from types import ModuleType
 
 import matplotlib as mpl
 import pytest
+import torch
 
 from invreg.metrics import psnr
 
@@ -15,8 +16,8 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
 def load(name: str) -> ModuleType:
-    path = next(p for p in EXAMPLES if p.stem == name)
-    spec = importlib.util.spec_from_file_location(f"example_{name}", path)
+    path = ROOT / "examples" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"example_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -33,6 +34,10 @@ def test_every_example_is_tested_and_short() -> None:
         "deepinv_denoiser",
         "assimilation",
         "ernode_digits",
+        "spiral_ode",
+        "latent_ode",
+        "cnf_mixture",
+        "lorenz63",
     }
     assert {p.stem for p in EXAMPLES} == tested
     assert all(len(p.read_text().splitlines()) < 80 for p in EXAMPLES)
@@ -95,3 +100,70 @@ def test_the_error_penalty_makes_the_digits_easier_to_solve() -> None:
     means = load("ernode_digits").main()
     assert means["ERNODE"][1] <= 0.9 * means["vanilla"][1]
     assert means["ERNODE"][0] >= means["vanilla"][0] - 0.01
+
+
+def test_a_spiral_is_learned_from_pieces() -> None:
+    errors = load("spiral_ode").main(quick=True)
+    assert errors["learned"] < errors["standing"]
+
+
+def test_irregular_series_are_filled_in() -> None:
+    errors = load("latent_ode").main(quick=True)
+    assert errors["within"] < errors["within, mean"]
+
+
+def test_a_flow_beats_a_gaussian_on_a_mixture() -> None:
+    nats = load("cnf_mixture").main(quick=True)
+    assert nats["mixture"] < nats["flow"] < nats["one Gaussian"]
+
+
+def test_a_chaotic_system_is_predicted_for_a_while() -> None:
+    assert load("lorenz63").main(quick=True)["predicted"] > 0.2
+
+
+@pytest.mark.slow(seconds=60)
+def test_a_latent_ode_predicts_what_comes() -> None:
+    errors = load("latent_ode").main()
+    assert errors["within"] < 0.2 * errors["within, mean"]
+    assert errors["behind"] < 0.6 * errors["behind, mean"]
+
+
+@pytest.mark.slow(seconds=60)
+def test_a_flow_comes_near_a_mixture() -> None:
+    nats = load("cnf_mixture").main()
+    assert nats["flow"] < nats["mixture"] + 0.1
+
+
+@pytest.mark.slow(seconds=60)
+def test_the_attractor_of_a_chaotic_system_is_found() -> None:
+    found = load("lorenz63").main()
+    assert found["predicted"] > 1
+    assert found["divergence"] < 3
+
+
+def test_the_table_of_the_digits_is_filled_run_by_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    digits = load("experiments/digits")
+    out = tmp_path / "found.json"
+    common = ["--epochs", "1", "--dtype", "float64", "--out", str(out)]
+    first = digits.main([*common, "--seeds", "1", "--methods", "vanilla,local-biased"])
+    again = digits.main([*common, "--seeds", "1", "--methods", "vanilla", "--weight", "ernode:error=2,0.2"])
+    assert again == first
+    both = digits.main([*common, "--seeds", "1", "--methods", "vanilla,ernode", "--weight", "ernode:error=2,0.2"])
+    assert list(both["runs"])[:2] == list(first["runs"])
+    assert list(tmp_path.iterdir()) == [out]
+    shown = capsys.readouterr().out
+    assert "| local-biased | local=1,0.1 | 1 |" in shown
+    assert "| ernode | error=2,0.2 | 1 |" in shown
+    with pytest.raises(SystemExit):
+        digits.main([*common, "--methods", "vanila"])
+    with pytest.raises(SystemExit):
+        digits.main([*common, "--weight", "ernode:errors=1,1"])
+    assert "known: taynode:taylor, rnode:kinetic" in capsys.readouterr().err
+
+
+def test_every_method_of_the_digits_has_its_penalties() -> None:
+    digits = load("experiments/digits")
+    for weights in digits.WEIGHTS.values():
+        made = {name: digits.regularizers_of(name, one, torch.Generator()) for name, one in weights.items()}
+        assert {*made, "vanilla", "steer"} == set(digits.METHODS)
+        assert all(set(made[name]) == set(one) for name, one in weights.items())
