@@ -88,11 +88,11 @@ def test_steer_draws_the_end_of_the_flow_in_training_only() -> None:
     objective = Supervised(model, nn.functional.mse_loss, steer=0.5)
     batch = (torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64))
     generator = torch.Generator().manual_seed(0)
-    ends = torch.stack([-objective(batch, 0.0, generator)["data"].detach().log() / 2 for _ in range(200)])
+    ends = torch.stack([-objective(batch, 0.0, generator)["data"].detach().log() / 2 for _ in range(100)])
     assert float(ends.min()) > 0.5 - 1e-4
     assert float(ends.max()) < 1.5 + 1e-4
-    assert float(ends.mean()) == pytest.approx(1.0, abs=0.06)
-    assert float(ends.std()) == pytest.approx(1 / 12**0.5, abs=0.03)
+    assert float(ends.mean()) == pytest.approx(1.0, abs=0.08)
+    assert float(ends.std()) == pytest.approx(1 / 12**0.5, abs=0.04)
     once, twice = (objective(batch, 0.0, torch.Generator().manual_seed(1))["data"] for _ in range(2))
     assert torch.equal(once, twice)
     with torch.no_grad():
@@ -118,8 +118,8 @@ def test_a_classifier_learns_circles_that_no_line_divides() -> None:
     solver = Solver(method=Bosh3(), rtol=1e-2, atol=1e-2)
     model = NeuralODE(TimeMLP(3, (16,)), encoder=MLP(2, (), 3), head=MLP(3, (), 2), solver=solver)
     objective = Supervised(model, regularizers={"error": SolverError(0.001)})
-    fit(objective, [(x, labels)] * 80, torch.optim.Adam(model.parameters(), lr=0.2), generator)
-    assert float(objective.score((x, labels))["accuracy"]) > 0.85  # one class for all: 0.6
+    fit(objective, [(x, labels)] * 50, torch.optim.Adam(model.parameters(), lr=0.2), generator)
+    assert float(objective.score((x, labels))["accuracy"]) > 0.8  # one class for all: 0.6
 
 
 def test_a_trajectory_is_fitted_at_the_times_it_was_observed() -> None:

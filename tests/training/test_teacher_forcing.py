@@ -1,6 +1,7 @@
 """Teacher forcing: its limits, its rule, bounded gradients on Lorenz's attractor."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from invreg.models import MLP, TimeMLP
 from invreg.solvers import Tsit5, odeint
-from invreg.training import Shuffled, fit
+from invreg.training import Shuffled, Training, fit, iterate
 from invreg.training.teacher_forcing import (
     AdaptiveForcing,
     FlowMap,
@@ -71,7 +72,7 @@ def test_jacobian_norms_are_largest_singular_values() -> None:
     torch.manual_seed(0)
     net = MLP(3, (8,), 3).double()
     data = torch.randn(2, 4, 3, dtype=torch.float64)
-    jacobians = torch.stack([torch.func.jacrev(net)(one) for one in data.reshape(-1, 3)])
+    jacobians = torch.stack([torch.autograd.functional.jacobian(net, one) for one in data.reshape(-1, 3)])
     assert torch.allclose(jacobian_norms(net, data), torch.linalg.svdvals(jacobians)[:, 0].reshape(2, 4))
 
 
@@ -101,20 +102,20 @@ def gradient(alpha: float, data: Tensor) -> float:
 
 
 def test_on_lorenz_gradients_explode_without_forcing_and_stay_bounded_with_it() -> None:
-    data = attractor(401)
+    data = attractor(301)
     alpha = bounding_alpha(jacobian_norms(FlowMap(Lorenz(), 0.05), data))
     assert 0.1 < alpha < 0.6
-    free = [gradient(0.0, data[:, : n + 1]) for n in (100, 400)]
-    held = [gradient(alpha, data[:, : n + 1]) for n in (100, 400)]
-    # the largest exponent of the attractor is 0.906 per unit of time: 300 steps of 0.05 are a factor of exp(13.6)
-    assert math.log(free[1] / free[0]) == pytest.approx(0.906 * 0.05 * 300, abs=5)
-    assert free[1] > 1e5
+    free = [gradient(0.0, data[:, : n + 1]) for n in (100, 300)]
+    held = [gradient(alpha, data[:, : n + 1]) for n in (100, 300)]
+    # the largest exponent of the attractor is 0.906 per unit of time: 200 steps of 0.05 are a factor of exp(9.1)
+    assert math.log(free[1] / free[0]) == pytest.approx(0.906 * 0.05 * 200, abs=4)
+    assert free[1] > 1e3
     assert held[0] < 1
     assert held[1] < held[0]
 
 
 def test_the_gradient_of_a_parameter_is_bounded_as_well() -> None:
-    data = attractor(401)
+    data = attractor(301)
     norms = []
     for alpha in (0.0, 0.4):
         field = Lorenz()
@@ -123,11 +124,11 @@ def test_the_gradient_of_a_parameter_is_bounded_as_well() -> None:
         loss = (forced(FlowMap(field, 0.05), data, alpha) - data[:, 1:]).square().mean()
         norms.append(float(torch.autograd.grad(loss, field.rho)[0].abs()))
     assert norms[1] < 10
-    assert norms[0] > 1000
+    assert norms[0] > 500
 
 
 def test_a_parameter_is_found_from_a_long_trajectory() -> None:
-    data, field = attractor(31, samples=8), Lorenz()
+    data, field = attractor(21, samples=8), Lorenz()
     with torch.no_grad():
         field.rho -= 3
     objective = ForcedFit(FlowMap(field, 0.05), AdaptiveForcing(0.5, every=5))
@@ -137,6 +138,30 @@ def test_a_parameter_is_found_from_a_long_trajectory() -> None:
         scores = objective.score((data,))
     assert float(scores["one step"]) < 0.01
     assert float(scores["free run"]) > float(scores["one step"])
+
+
+def test_a_training_that_was_broken_off_goes_on_with_its_forcing(tmp_path: Path) -> None:
+    data = attractor(9, samples=8)
+
+    def training(folder: Path, resume: bool) -> tuple[Training[tuple[Tensor, ...]], nn.ModuleList]:
+        torch.manual_seed(0)
+        model = FlowMap(TimeMLP(3, (8,), timed=False).double(), 0.05)
+        parts = nn.ModuleList([model, forcing := AdaptiveForcing(decay=0.5, every=2)])
+        batches = Shuffled(data / 10, size=4, epochs=4, seed=0)
+        optimizer = torch.optim.Adam(model.parameters())
+        objective = ForcedFit(model, forcing)
+        return iterate(objective, batches, optimizer, model=parts, folder=folder, resume=resume), parts
+
+    whole, expected = training(tmp_path / "whole", False)
+    assert len(list(whole)) == 8
+    first, _ = training(tmp_path / "parts", False)
+    for _ in range(3):
+        next(first)
+    first.save()
+    second, found = training(tmp_path / "parts", True)
+    assert len(list(second)) == 5
+    for name, value in expected.state_dict().items():
+        assert torch.equal(found.state_dict()[name], value), name
 
 
 def test_a_schedule_is_a_forcing_too() -> None:
