@@ -46,6 +46,7 @@ METHODS: tuple[Method, ...] = (
     ReversibleHeun(),
     EulerHeun(),
     Milstein(),
+    Milstein(derivative_free=True),
     SRA1(),
     SRA3(),
     SOSRA(),
@@ -76,7 +77,8 @@ ROWS = [(method, *kind) for method in METHODS for kind in method.strong_orders]
 
 
 def name_of(value: object) -> str:
-    return type(value).__name__ if isinstance(value, Method) else str(value)
+    free = isinstance(value, Milstein) and value.derivative_free
+    return ("DerivativeFree" if free else "") + type(value).__name__ if isinstance(value, Method) else str(value)
 
 
 def path_of(problem: NoisyProblem, batch: int, finest: int, seed: int = 1) -> VirtualBrownianTree:
@@ -152,19 +154,20 @@ def test_every_method_for_stochastic_equations_is_measured() -> None:
 @pytest.mark.parametrize(
     ("calculus", "make"),
     [
-        ("ito", growing),
-        ("ito", cubic),
-        ("ito", wave),
-        ("ito", functools.partial(bent, "scalar")),
-        ("stratonovich", growing),
-        ("stratonovich", functools.partial(bent, "commutative")),
+        ("stratonovich", wave),
+        ("stratonovich", functools.partial(bent, "scalar")),
+        ("ito", functools.partial(bent, "commutative")),
     ],
 )
-def test_milsteins_method_without_derivatives_has_the_same_order(
+def test_difference_quotients_keep_the_order_at_short_steps(
     calculus: Calculus, make: Callable[[], NoisyProblem]
 ) -> None:
-    order = measured(Milstein(derivative_free=True), calculus, reference_of(make, calculus))
-    assert order == pytest.approx(1.0, abs=WEAKEST)
+    # an error of the quotient whose mean is of order sqrt(dt) shows only there, as order 0.5
+    problem, levels = make(), (6, 7, 8)
+    path = path_of(problem, 64, max(levels))
+    assert problem.exact is not None
+    reference = Reference(problem, path, problem.exact(1.0, path(0.0, 1.0)))
+    assert measured(Milstein(derivative_free=True), calculus, reference, levels) > 0.8
 
 
 @pytest.mark.parametrize(
