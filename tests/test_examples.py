@@ -35,6 +35,7 @@ def test_every_example_is_tested_and_short() -> None:
         "assimilation",
         "ernode_digits",
         "spiral_ode",
+        "spiral_sde",
         "latent_ode",
         "cnf_mixture",
         "lorenz63",
@@ -105,6 +106,12 @@ def test_the_error_penalty_makes_the_digits_easier_to_solve() -> None:
 def test_a_spiral_is_learned_from_pieces() -> None:
     errors = load("spiral_ode").main(quick=True)
     assert errors["learned"] < errors["standing"]
+
+
+def test_a_stochastic_spiral_is_fitted_with_and_without_the_penalty() -> None:
+    results = load("spiral_sde").main(quick=True)
+    assert set(results) == {"vanilla", "ERNSDE"}
+    assert all(0 < misfit < 10 and evaluations > 0 for misfit, evaluations in results.values())
 
 
 def test_irregular_series_are_filled_in() -> None:
