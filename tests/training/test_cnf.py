@@ -129,6 +129,13 @@ def test_terms_are_the_likelihood_and_the_regularizers_by_name() -> None:
     assert float(scores["evaluations"]) == int(model(x).solution.stats.nfe)
 
 
+def test_an_estimated_score_is_the_same_each_time() -> None:
+    objective = NegativeLogLikelihood(bent(2, "rademacher"))
+    x = torch.randn(16, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(objective.score((x,))["nats"], objective.score((x,))["nats"])
+
+
 def test_a_flow_learns_the_scale_of_its_data() -> None:
     x = 3 * torch.randn(256, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     model = CNF(LinearField(torch.zeros(1, 1, dtype=torch.float64)), 1, solver=Solver())
