@@ -233,6 +233,12 @@ class _Asked:
     ratio: Tensor | None
     error: Tensor | None
 
+    def concerns(self, i: int) -> bool:
+        """Whether anything within the i-th step has a gradient."""
+        if self.ratio is not None or self.error is not None or self.at_hits is not None:
+            return True
+        return self.ys is not None and self.run.rounds[i] > 0
+
     def pull(self, i: int, step: Step, inputs: list[Tensor]) -> list[Tensor | None]:
         """The gradients of what is asked of the i-th step with respect to the inputs."""
         problem, run = self.problem, self.run
@@ -334,6 +340,8 @@ class _Back:
 
     def _within(self, i: int, start: Tensor, begin: Tensor, end: Tensor) -> list[Tensor | None]:
         """Gradients, from values within the i-th step, of its first state and of the slopes at its ends."""
+        if not self.asked.concerns(i):
+            return [None, None, None]
         steps = self.run.steps
         with torch.enable_grad():
             state, first, second = (one.detach().requires_grad_() for one in (start, begin, end))
