@@ -147,7 +147,7 @@ def require_sequences(**given: object) -> None:
             raise TypeError(f"{name} must be a list or tuple, got {type(value).__name__}; put a single one in a list")
 
 
-def controller_of(controller: Controller | None, method: Method) -> Controller:
+def controller_of(controller: Controller | None, method: Method, other: str = "Tsit5()") -> Controller:
     """The controller, or the default for a method; raises where the two do not go together."""
     if controller is None:
         return Fixed() if method.error_order is None else PI()
@@ -156,7 +156,7 @@ def controller_of(controller: Controller | None, method: Method) -> Controller:
     if isinstance(controller, Adaptive) and method.error_order is None:
         raise ValueError(
             f"{type(method).__name__} has no error estimate to adapt to: use controller=Fixed(step), or a method that "
-            f"has one, such as Tsit5()"
+            f"has one, such as {other}"
         )
     return controller
 

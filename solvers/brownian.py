@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from abc import ABC, abstractmethod
 from bisect import bisect_right
@@ -31,12 +32,16 @@ class BrownianPath(ABC):
     shape: tuple[int, ...]
 
     @abstractmethod
-    def __call__(self, a: float, b: float) -> Tensor:
-        """The increment W(b) - W(a), shaped as `shape`.
+    def increment(self, a: float, b: float) -> Tensor:
+        """The increment W(b) - W(a), shaped as `shape`, which may be the path's own: do not write into it.
 
         Raises:
             ValueError: not a <= b, or beyond the ends of the path.
         """
+
+    def __call__(self, a: float, b: float) -> Tensor:
+        """The increment W(b) - W(a), shaped as `shape`. Raises as `increment`."""
+        return self.increment(a, b).clone()
 
     @abstractmethod
     def with_area(self, a: float, b: float) -> tuple[Tensor, Tensor]:
@@ -75,7 +80,8 @@ class VirtualBrownianTree(BrownianPath):
 
     Source: Foster 2020, "Numerical approximations for stochastic differential equations", theorem 6.1.6; Jelincic,
     Foster and Kidger 2024, "Single-seed generation of Brownian paths and integrals". Here the tree grows from cells, so
-    that a solve whose steps are the cells draws one normal number each.
+    that a solve whose steps are the cells draws one normal number each. On the CPU, whose generators take seeds of 32
+    bits, two of n halvings draw the same numbers with probability n^2 / 2^33.
     """
 
     def __init__(
@@ -103,7 +109,8 @@ class VirtualBrownianTree(BrownianPath):
         self.t0, self.t1, self.shape, self.dtype = edges[0], edges[-1], tuple(shape), dtype
         self.device = torch.empty(0, device=device).device
         if seed is None:
-            seed = int(torch.randint(1 << 62, (), generator=generator))
+            device_of_seed = None if generator is None else generator.device
+            seed = int(torch.randint(1 << 62, (), generator=generator, device=device_of_seed))
         self.seed, self.area = seed, area
         self._edges = edges
         self._lengths = [b - a if cell is None else cell for a, b in pairwise(edges)]
@@ -128,7 +135,7 @@ class VirtualBrownianTree(BrownianPath):
     def __repr__(self) -> str:
         return f"VirtualBrownianTree({self.t0}, {self.t1}, {self.shape}, seed={self.seed})"
 
-    def __call__(self, a: float, b: float) -> Tensor:
+    def increment(self, a: float, b: float) -> Tensor:
         total: Tensor | None = None
         for position, size in self._nodes(*self._ends(a, b)):
             w = self._row(0, position >> DEPTH) if size == FULL else self._node(position, size)[0]
@@ -239,9 +246,12 @@ class VirtualBrownianTree(BrownianPath):
         return kept[1][row] if length == self._usual else kept[1][row] * math.sqrt(length / self._usual)
 
     def _draw(self, kind: int, number: int, shape: tuple[int, ...], deviation: float = 1.0) -> Tensor:
-        self._generator.manual_seed(mixed(self._seeds[kind], number) >> 1)
-        drawn = torch.empty(shape, dtype=self.dtype, device=self.device)
-        return drawn.normal_(0.0, deviation, generator=self._generator)
+        # CPU generators take 32 bits: those of cells are a permutation of their numbers, so that no two agree
+        seed = permuted(self._seeds[kind], number) if kind < 2 else mixed(self._seeds[kind], number) >> 1
+        self._generator.manual_seed(seed)
+        with torch.inference_mode(False) if torch.is_inference_mode_enabled() else contextlib.nullcontext():
+            drawn = torch.empty(shape, dtype=self.dtype, device=self.device)
+            return drawn.normal_(0.0, deviation, generator=self._generator)
 
     def _zero(self) -> Tensor:
         return torch.zeros(self.shape, dtype=self.dtype, device=self.device)
@@ -255,6 +265,14 @@ def mixed(state: int, word: int) -> int:
         state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & WORD
         state ^= state >> 31
     return state
+
+
+def permuted(key: int, word: int) -> int:
+    """32 bits that look random, a permutation of the words below 2^32 for every key (the finalizer of MurmurHash3)."""
+    word = (word ^ key) & 0xFFFFFFFF
+    word = ((word ^ (word >> 16)) * 0x85EBCA6B) & 0xFFFFFFFF
+    word = ((word ^ (word >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF
+    return word ^ (word >> 16) ^ (key >> 32)
 
 
 def halved(length: float, w: Tensor, area: Tensor | None, noise: Tensor) -> tuple[Node, Node]:
@@ -298,7 +316,7 @@ class Borrowed(BrownianPath):
         if math.prod(given) != math.prod(shape):
             raise ValueError(f"path must have values of shape {shape}, got {given}")
 
-    def __call__(self, a: float, b: float) -> Tensor:
+    def increment(self, a: float, b: float) -> Tensor:
         found: Tensor = self.motion(a, b)
         return found.reshape(self.shape)
 

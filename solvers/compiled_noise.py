@@ -102,7 +102,7 @@ def _block(
         noise = [path.with_area(a, b) for a, b in pieces]
         increments, areas = torch.stack([w for w, _ in noise]), torch.stack([area for _, area in noise])
     else:
-        increments, areas = torch.stack([path(a, b) for a, b in pieces]), None
+        increments, areas = torch.stack([path.increment(a, b) for a, b in pieces]), None
     t = problem.ts.new_tensor(begin)
     return program(dynamics.field, dynamics.diffusion.field, dynamics.args, t, y, increments, areas)
 

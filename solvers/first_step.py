@@ -51,4 +51,5 @@ def _first_of_noise(problem: InitialValueProblem, drift: Tensor, order: float) -
     d1 = problem.ratio(drift.abs() + 3 * strength, y0, y0).double()
     h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-4, d0 / d1)
     h1 = torch.where(d1 > 1e-15, (0.01 / d1) ** (1 / order), h0)
-    return torch.minimum(torch.minimum(h0, h1), (problem.ts[-1] - problem.ts[0]).abs())
+    span = (problem.ts[-1] - problem.ts[0]).abs()
+    return torch.where(d1.isfinite(), torch.minimum(torch.minimum(h0, h1), span), 1e-3 * span)  # no slope there

@@ -74,6 +74,7 @@ class March:
         self._slope: Callable[[], Slope] | None = None if self._fresh or noisy else lambda: slope
         self._dt = dt
         self._stochastic, self._lean = stochastic, lean
+        self._anchor, self._taken = self.t, 0  # the last stop, and the steps since
         self._zero = problem.shift(self.t)
         self._which = self._run = self._failures = 0
         self._earlier = (1.0, 1.0)
@@ -114,6 +115,7 @@ class March:
             if end in self.problem.jumps:
                 self._zero = self.problem.shift(self.t)
             self._slope = None if self._fresh or end in self.problem.jumps else step.slope
+            self._anchor, self._taken = (self.t, 0) if end == self._stop else (self._anchor, self._taken + 1)
 
     def _goes_on(self) -> bool:
         if (self.t - self.end) * self.sign >= 0:
@@ -140,8 +142,11 @@ class March:
             reach = min(h * NEARLY, self.controller.max_step * BARELY)
         if reach >= left and not (self.problem.overshoot and self._stop == self.end):
             return left, self._stop
+        if isinstance(self.controller, Fixed):  # not added up, so that a thousand steps end where they should
+            end = self._anchor + self.sign * h * (self._taken + 1)
+            return abs(end - self.t), end
         end = self.t + self.sign * h
-        snapped = end if isinstance(self.controller, Fixed) else self.problem.dynamics.snap(self.t, end)
+        snapped = self.problem.dynamics.snap(self.t, end)
         return (h, end) if snapped == end else (snapped - self.t, snapped)
 
     def _judged(self, ratio: Tensor | None, stiffness: Tensor | None) -> list[Tensor]:

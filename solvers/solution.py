@@ -84,10 +84,7 @@ class Solution:
             IndexError: there is no such step.
         """
         count = len(self.steps)
-        if len(self.steps.y) < count:
-            raise ValueError(
-                "adjoint=Reversible() keeps no states to start a step from: put the times in ts, or use Checkpointed()"
-            )
+        self._require_states()
         if not isinstance(i, Tensor) or not i.ndim:
             i = operator.index(i)
         elif not self.problem.samples:
@@ -148,17 +145,27 @@ class Solution:
         sign = 1.0 if float(self.steps.dt[0, 0]) > 0 else -1.0
         i = int(torch.searchsorted(starts * sign, float(t.detach()) * sign, right=True).clamp(1, len(starts))) - 1
         if isinstance(self.problem.dynamics, Stochastic):
-            return self._on_path(i, float(t))
+            return self._on_path(i, t)
         theta = (t - self._start(i)) / float(self.steps.dt[i, 0])
         step = self.retake(i)
         return step.at(theta if theta.requires_grad else float(theta))
 
-    def _on_path(self, i: int, t: float) -> Tensor:
-        """The solution at t by a shorter i-th step, which follows the same path."""
+    def _on_path(self, i: int, asked: Tensor) -> Tensor:
+        """The solution at a time by a shorter i-th step, which follows the same path."""
+        if asked.requires_grad:
+            raise ValueError("t must not require gradients: a Brownian path has no derivative; use t.detach()")
+        self._require_states()
         problem, begin, y = self.problem, float(self.steps.t[i, 0]), self.pick(self.steps.y, i)
+        t = min(float(asked), float(self.reached))
         if t <= begin:
             return y
         return problem.method.step(problem.dynamics.again(begin, t), problem.shift(begin) + begin, t - begin, y).y
+
+    def _require_states(self) -> None:
+        if len(self.steps.y) < len(self.steps):
+            raise ValueError(
+                "adjoint=Reversible() keeps no states to start a step from: put the times in ts, or use Checkpointed()"
+            )
 
     def _between_per_sample(self, asked: Tensor) -> Tensor:
         batch = self.problem.y0.shape[0]

@@ -75,7 +75,7 @@ class Stochastic(Dynamics):
 
     def _noise(self, t: float, end: float) -> Callable[[bool], tuple[Tensor, Tensor | None]]:
         """Increment and, where it is asked for, area of the path, when they are needed."""
-        return lambda area: self.path.with_area(t, end) if area else (self.path(t, end), None)
+        return lambda area: self.path.with_area(t, end) if area else (self.path.increment(t, end), None)
 
     def snap(self, t: float, end: float) -> float:
         return self.path.snap(t, end)
@@ -168,7 +168,10 @@ def checked_diffusion(diffusion: Dynamics, t: Tensor, y: Tensor, matrix: bool) -
     if not matrix:
         return diffusion.checked(t, y, "diffusion")
     diffusion.calls += 1
-    g = diffusion.raw(t, y)
+    return _checked_matrix(diffusion.raw(t, y), y)
+
+
+def _checked_matrix(g: object, y: Tensor) -> Tensor:
     if isinstance(g, Tensor) and g.ndim == y.ndim + 1:
         require_like("diffusion", g, y.unsqueeze(-1).expand_as(g) if g.shape[:-1] == y.shape else y)
         return g
@@ -188,11 +191,15 @@ def channels(diffusion: Dynamics, t: Tensor, y: Tensor, noise: Noise) -> tuple[b
         return False, tuple(y.shape)
     if noise == "scalar":
         return False, (*y.shape[:-1], 1)
+    if diffusion.structure is not None:
+        return False, tuple(y.shape)
     if noise == "additive":
+        diffusion.calls += 1
         with torch.no_grad():
             g = diffusion.raw(t, y)
         if not isinstance(g, Tensor) or g.ndim == y.ndim:
             return False, tuple(y.shape)
+        return True, (*y.shape[:-1], _checked_matrix(g, y).shape[-1])
     with torch.no_grad():
         g = checked_diffusion(diffusion, t, y, matrix=True)
     return True, (*y.shape[:-1], g.shape[-1])

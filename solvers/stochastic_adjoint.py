@@ -21,7 +21,9 @@ from .stochastic import Driven, Stochastic
 
 @dataclass(frozen=True)
 class StochasticAdjoint(Adjoint):
-    """Integrate the state, its adjoint and the gradients backwards along the path: memory for the states at ts only.
+    """Integrate the state, its adjoint and the gradients backwards along the path: they need the states at ts only.
+
+    Those of the steps are in the solution as long as that is held; where only its ys are kept, they are let go.
 
     The way back takes the steps of the forward solve in reverse by Heun's method for the equation in the sense of
     Stratonovich; that of Ito is converted, which takes a derivative of the diffusion. The gradients are those of the

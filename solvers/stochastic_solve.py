@@ -24,7 +24,7 @@ from .arguments import (
     tolerance_of,
 )
 from .backsolve import Continuous
-from .brownian import VirtualBrownianTree, path_of
+from .brownian import BrownianPath, VirtualBrownianTree, path_of
 from .controller import Controller, Fixed
 from .dynamics import Dynamics, State, Structure, leaves_of, structure_of
 from .method import CALCULI, NOISES, Calculus, Method, Noise, real_dtype
@@ -160,12 +160,10 @@ def noisy_problem_of(
         raise ValueError("ts must not require gradients: a Brownian path has no derivative; use ts.detach()")
     if times.shape[0] > 1 and bool(times[1] < times[0]):
         raise ValueError("ts must be increasing for stochastic equations, got a decreasing one")
-    controller = controller_of(controller, chosen)
+    controller = controller_of(controller, chosen, "Milstein() or Heun()")
     kind = Dynamics(diffusion, tuple(args), structure, real_dtype(flat))
     matrix, shape = channels(kind, times[0], flat, noise)
     stopping = tuple(sorted({*times[1:-1].tolist(), *forced_times(stops, (), times, real_dtype(flat))}))
-    if path is None:
-        path = _tree(times, stopping, shape, chosen, controller, flat, generator)
     stochastic = Stochastic(
         drift,
         diffusion,
@@ -173,8 +171,9 @@ def noisy_problem_of(
         structure,
         real_dtype(flat),
         Kind(noise, calculus, matrix),
-        path_of(path, shape),
+        _path(path, shape, times, stopping, chosen, controller, flat, generator),
     )
+    stochastic.diffusion.calls += kind.calls
     return InitialValueProblem(
         dynamics=stochastic,
         y0=chosen.lift(flat),
@@ -190,17 +189,28 @@ def noisy_problem_of(
     )
 
 
-def _tree(
+def _path(
+    path: object,
+    shape: tuple[int, ...],
     times: Tensor,
     stops: tuple[float, ...],
-    shape: tuple[int, ...],
     method: Method,
     controller: Controller,
     y: Tensor,
     generator: torch.Generator | None,
-) -> VirtualBrownianTree:
-    """A new path, in whose cells the steps fit: as long as they are, or from one stop to the next."""
+) -> BrownianPath:
+    """The path, or a new one in whose cells the steps fit: as long as they are, or from one stop to the next."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
     start, end = float(times[0]), float(times[-1])
+    if path is not None:
+        if generator is not None:
+            raise ValueError("generator must be None where path is given, which has a seed of its own")
+        if isinstance(path, VirtualBrownianTree):
+            slack = 1e-9 * (path.t1 - path.t0)
+            if not path.t0 - slack <= start <= end <= path.t1 + slack:
+                raise ValueError(f"path must reach from {start} to {end}, as ts does, got {path!r}")
+        return path_of(path, shape)
     return VirtualBrownianTree(
         start,
         end if end > start else start + 1.0,

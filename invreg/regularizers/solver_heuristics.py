@@ -242,7 +242,7 @@ class LocalHeuristic(_Heuristic):
         return draws.to(steps.dt.device) if x.problem.samples else int(draws)
 
 
-WITH_STIFFNESS = "Tsit5(), Dopri5(), Dopri8(), Vern7() and the stiff methods"
+WITH_STIFFNESS = "Tsit5(), Dopri5(), Dopri8(), Vern7(), the stiff methods, and with noise SOSRI2() and SOSRA2()"
 
 
 def _over_steps(x: Solution, values: Tensor, over: str, by_step: bool) -> Tensor:

@@ -94,8 +94,8 @@ def test_what_cannot_be_compiled_is_refused_where_that_is_asked_for(name: str) -
         odeint(field, starts(), [0.0, 1.0], compile=True, **options)
 
 
-def test_a_missing_compiler_is_an_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "_missing_compiler", lambda device: "no C++ compiler was found; install g++")
+def test_amissing_compiler_is_an_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "missing_compiler", lambda device: "no C++ compiler was found; install g++")
     problem = problem_of(oscillator, starts(), [0.0, 1.0], Tsit5(), None, False, 1e-3, 1e-6, (), (), (), (), 10)
     assert obstacle(problem, False) == "no C++ compiler was found; install g++"
     with pytest.raises(ValueError, match="no C"):

@@ -1,0 +1,247 @@
+"""Corners of the stochastic solvers that were once wrong."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from invreg.regularizers import SolverStiffness
+from invreg.solvers import (
+    PI,
+    Euler,
+    Fixed,
+    Reversible,
+    ReversibleHeun,
+    Status,
+    VirtualBrownianTree,
+    odeint,
+    sdeint,
+)
+from invreg.solvers.brownian import permuted
+
+D = torch.float64
+
+
+def f(t: Tensor, y: Tensor) -> Tensor:
+    return -y
+
+
+def g(t: Tensor, y: Tensor) -> Tensor:
+    return 0.1 * y
+
+
+y0 = torch.ones(3, dtype=D)
+
+
+def test_reversible_solution_says_that_it_has_no_values_between() -> None:
+    s = sdeint(
+        f,
+        g,
+        y0.clone().requires_grad_(),
+        [0.0, 1.0],
+        calculus="stratonovich",
+        method=ReversibleHeun(),
+        adjoint=Reversible(),
+        controller=Fixed(0.1),
+    )
+    with pytest.raises(ValueError, match="keeps no states"):
+        s(0.55)
+
+
+def test_nan_at_the_start_is_nonfinite() -> None:  # ValueError: cannot convert float NaN to integer
+    assert sdeint(lambda t, y: y * math.nan, g, y0, [0.0, 1.0], throw=False).status == (Status.NONFINITE,)
+
+
+def test_infinity_at_the_start_is_nonfinite() -> None:  # UNDERFLOW, with the advice to loosen rtol
+    assert sdeint(lambda t, y: y * math.inf, g, y0, [0.0, 1.0], throw=False).status == (Status.NONFINITE,)
+
+
+@pytest.mark.parametrize("n", [6000, 8000])
+def test_fixed_steps_stay_on_the_cells(
+    n: int,
+) -> None:  # times are added up and leave the cells: 25 draws a step instead of 1/64
+    s = sdeint(
+        f,
+        g,
+        y0,
+        [0.0, 1.0],
+        method=Euler(),
+        controller=Fixed(1 / n),
+        max_steps=2 * n,
+        generator=torch.Generator().manual_seed(0),
+    )
+    p = s.problem.dynamics.path
+    again = VirtualBrownianTree(0.0, 1.0, (3,), cell=1 / n, dtype=D, seed=p.seed, area=False)
+    count, draw = 0, again._draw
+
+    def counted(*a: object, **k: object) -> Tensor:
+        nonlocal count
+        count += 1
+        return draw(*a, **k)
+
+    again._draw = counted
+    sdeint(f, g, y0, [0.0, 1.0], method=Euler(), controller=Fixed(1 / n), max_steps=2 * n, path=again)
+    assert count < 2 * n / 64 + 10, count
+
+
+def test_fixed_steps_stay_on_the_cells_far_from_zero() -> None:
+    again = VirtualBrownianTree(1e4, 1e4 + 1, (3,), cell=1e-3, dtype=D, seed=1, area=False)
+    count, draw = 0, again._draw
+
+    def counted(*a: object, **k: object) -> Tensor:
+        nonlocal count
+        count += 1
+        return draw(*a, **k)
+
+    again._draw = counted
+    sdeint(f, g, y0, [1e4, 1e4 + 1], method=Euler(), controller=Fixed(1e-3), path=again)
+    assert count < 100, count
+
+
+def test_a_path_seen_in_inference_mode_serves_for_training() -> None:
+    p = VirtualBrownianTree(0.0, 1.0, (3,), dtype=D, seed=1, cell=0.1)
+    with torch.inference_mode():
+        sdeint(f, g, y0, [0.0, 1.0], path=p, controller=Fixed(0.1), method=Euler())
+    w = torch.ones((), dtype=D, requires_grad=True)
+    sdeint(
+        f, lambda t, y: 0.1 * y * w, y0, [0.0, 1.0], path=p, controller=Fixed(0.1), method=Euler()
+    ).ys.sum().backward()
+
+
+def test_writing_into_an_increment_leaves_the_path() -> None:
+    p = VirtualBrownianTree(0.0, 1.0, (3,), dtype=D, seed=1, cell=0.1)
+    a = p(0, 0.1).clone()
+    p(0, 0.1).mul_(2)
+    assert torch.equal(a, p(0, 0.1))
+
+
+def test_times_within_the_tolerance_of_the_end_are_taken() -> None:  # odeint takes them
+    odeint(f, y0, [0.0, 1.0])(1 + 1.5e-9)
+    sdeint(f, g, y0, [0.0, 1.0])(1 + 1.5e-9)
+
+
+def test_a_path_that_ends_early_is_refused_before_the_first_step() -> None:
+    calls = 0
+
+    def counted(t: Tensor, y: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return -y
+
+    with pytest.raises(ValueError, match="path"):
+        sdeint(counted, g, y0, [0.0, 1.0], path=VirtualBrownianTree(0.0, 0.5, (3,), dtype=D))
+    assert calls <= 1
+
+
+def test_a_path_that_begins_late_is_refused() -> None:  # RuntimeError: underflow ... loosen rtol
+    with pytest.raises(ValueError, match="path|between"):
+        sdeint(f, g, y0, [0.0, 1.0], path=VirtualBrownianTree(0.5, 1.0, (3,), dtype=D))
+
+
+@pytest.mark.parametrize(
+    ("noise", "diffusion"),
+    [
+        ("additive", lambda t, y: torch.full_like(y, 0.1)),
+        ("additive", lambda t, y: torch.ones(3, 2, dtype=D)),
+        ("general", lambda t, y: y[:, None] * torch.ones(3, 2, dtype=D)),
+    ],
+)
+def test_every_evaluation_of_the_diffusion_is_counted(
+    noise: str, diffusion: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    calls = 0
+
+    def counted(t: Tensor, y: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return diffusion(t, y)
+
+    s = sdeint(f, counted, y0, [0.0, 1.0], noise=noise, controller=Fixed(0.25))
+    assert s.stats.diffusions == calls
+
+
+def test_a_matrix_for_a_state_of_several_tensors_is_refused_with_a_message() -> None:  # RuntimeError: mat1 and mat2
+    with pytest.raises((TypeError, ValueError), match="diffusion|y0"):
+        sdeint(lambda t, y: (-y[0],), lambda t, y: torch.ones(3, 2, dtype=D), (y0,), [0.0, 1.0], noise="additive")
+
+
+def test_a_sequence_of_generators_is_refused_with_a_message() -> None:
+    with pytest.raises(TypeError, match="generator must be"):
+        sdeint(f, g, y0, [0.0, 1.0], generator=[torch.Generator()])
+
+
+def test_the_advice_for_stiffness_names_stochastic_methods() -> None:
+    with pytest.raises(ValueError, match="SOSRI2"):
+        SolverStiffness()(sdeint(f, g, y0, [0.0, 1.0]))
+
+
+def test_the_advice_for_adaptive_euler_names_a_stochastic_method() -> None:
+    with pytest.raises(ValueError) as caught:
+        sdeint(f, g, y0, [0.0, 1.0], method=Euler(), controller=PI())
+    assert "Tsit5" not in str(caught.value)
+
+
+def test_a_gradient_of_a_time_between_is_refused() -> None:
+    s = sdeint(f, g, y0, [0.0, 1.0])
+    t = torch.tensor(0.4, dtype=D, requires_grad=True)
+    with pytest.raises(ValueError, match="must not require gradients"):
+        s(t)
+
+
+def test_a_path_and_a_generator_are_not_both_taken() -> None:
+    with pytest.raises(ValueError, match="generator must be None"):
+        sdeint(f, g, y0, [0.0, 1.0], path=VirtualBrownianTree(0.0, 1.0, (3,), dtype=D), generator=torch.Generator())
+
+
+def test_cells_never_share_a_seed() -> None:
+    seeds = {permuted(0x1234567890ABCDEF, number) for number in range(200_000)}
+    assert len(seeds) == 200_000
+    assert max(seeds) < 2**32
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Euler", "Heun", "SOSRI", "Milstein", "ReversibleHeun", "SOSRA"])
+def test_compiled_steps_are_the_same(name: str) -> None:
+    from invreg import solvers
+
+    method = getattr(solvers, name)()
+    options = {"noise": "additive"} if name == "SOSRA" else {}
+    calculus = "stratonovich" if ("stratonovich", options.get("noise", "diagonal")) in method.strong_orders else "ito"
+    if name in {"Milstein", "SOSRA"}:
+        calculus = "ito"
+    path = VirtualBrownianTree(0.0, 1.0, (4, 3), cell=1 / 50, dtype=D, seed=1)
+    start = torch.linspace(0.1, 1, 12, dtype=D).reshape(4, 3)
+
+    def drift(t: Tensor, y: Tensor) -> Tensor:
+        return -y * torch.cos(t)
+
+    def diffusion(t: Tensor, y: Tensor) -> Tensor:
+        return 0.1 * torch.cos(t) * (torch.ones_like(y) if options else y)
+
+    found = []
+    with torch.no_grad():
+        for compile in (False, True):
+            solution = sdeint(
+                drift,
+                diffusion,
+                start,
+                [0.0, 0.31, 1.0],
+                method=method,
+                calculus=calculus,
+                controller=Fixed(1 / 50),
+                path=path,
+                compile=compile,
+                **options,
+            )
+            found.append(solution)
+    torch.testing.assert_close(found[1].ys, found[0].ys, rtol=1e-12, atol=1e-12)
+    assert int(found[1].stats.accepted) == int(found[0].stats.accepted)
+
+
+def test_what_cannot_be_compiled_says_why() -> None:
+    with pytest.raises(ValueError, match="steps of one length"):
+        sdeint(f, g, y0, [0.0, 1.0], compile=True)
+    with pytest.raises(ValueError, match="without gradients"):
+        sdeint(f, g, y0, [0.0, 1.0], controller=Fixed(0.1), compile=True)
