@@ -231,7 +231,15 @@ def saved_bytes(result: Tensor, tensors: Sequence[Tensor]) -> int:
                 for one in _tensors(getattr(node, name)):
                     storage = one.untyped_storage()
                     sizes[storage.data_ptr()] = storage.nbytes()
-    return sum(sizes.values()) - sum(sizes.get(pointer, 0) for pointer in {one.data_ptr() for one in tensors})
+    return sum(sizes.values()) - sum(sizes.get(pointer, 0) for pointer in {_pointer(one) for one in tensors})
+
+
+def _pointer(x: Tensor) -> int:
+    """Where a tensor lies; 0 for those of torch.func, which lie nowhere."""
+    try:
+        return x.data_ptr()
+    except RuntimeError:
+        return 0
 
 
 @functools.cache

@@ -288,3 +288,19 @@ def test_a_distributed_module_may_solve_in_its_forward(adjoint: Checkpointed, tm
             torch.testing.assert_close(one.grad, other.grad, rtol=1e-10, atol=1e-12)
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_a_field_may_differentiate_by_torch_func() -> None:
+    weight = torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    start = torch.linspace(-1, 1, 6, dtype=torch.float64).reshape(2, 3).requires_grad_()
+
+    def field(t: Tensor, y: Tensor) -> Tensor:
+        out, pull = torch.func.vjp(lambda x: torch.tanh(x @ weight), y)
+        return out - 0.1 * pull(out)[0]
+
+    found = []
+    for adjoint in (Checkpointed(), Checkpointed(tape=0), Direct()):
+        ys = odeint(field, start, [0.0, 1.0], adjoint=adjoint).ys
+        found.append(torch.cat([one.flatten() for one in torch.autograd.grad(ys[-1].sum(), [start, weight])]))
+    torch.testing.assert_close(found[0], found[2], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found[1], found[2], rtol=1e-12, atol=1e-12)
