@@ -21,7 +21,9 @@ def load(name: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(path.parent))  # as for a script, whose siblings it may import
+        spec.loader.exec_module(module)
     return module
 
 
@@ -174,3 +176,27 @@ def test_every_method_of_the_digits_has_its_penalties() -> None:
         made = {name: digits.regularizers_of(name, one, torch.Generator()) for name, one in weights.items()}
         assert {*made, "vanilla", "steer"} == set(digits.METHODS)
         assert all(set(made[name]) == set(one) for name, one in weights.items())
+
+
+@pytest.mark.parametrize(
+    ("script", "options"),
+    [
+        ("mixture", ["--epochs", "1"]),
+        ("spirals", ["--kind", "ode", "--length", "1"]),
+        ("spirals", ["--kind", "sde", "--length", "1"]),
+    ],
+)
+def test_the_other_tables_are_filled_run_by_run(
+    script: str, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment = load(f"experiments/{script}")
+    common = ["--seeds", "1", "--out", str(tmp_path / "found.json"), *options]
+        load(f"experiments/{script}"),
+        ["--seeds", "1", "--out", str(tmp_path / "found.json"), *options],
+    )
+    experiment.main(common)
+    shown = capsys.readouterr().out
+    assert re.search(r"\| vanilla \|  \| 1 \| .* \|\n\| ER \|", shown)
+    experiment.main(common)
+    again = capsys.readouterr().out
+    assert again == shown[shown.index(again[:20]) :]  # nothing is run twice

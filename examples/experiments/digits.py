@@ -12,15 +12,15 @@ at once, it prints the table.
 """
 
 import argparse
-import json
-import os
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from runs import Column, Numbers, do, read, table
 from torch import Tensor
 
 from invreg.data import digits, mnist_5000
@@ -67,24 +67,43 @@ WEIGHTS: dict[str, dict[str, Weights]] = {
     },
 }
 
+COLUMNS = (
+    Column("train s", "train seconds"),
+    Column("prediction ms", "prediction seconds", 1e3),
+    Column("evaluations", "evaluations"),
+    Column("train accuracy %", "train accuracy", 100, 2),
+    Column("test accuracy %", "test accuracy", 100, 2),
+)
+
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Do the runs that are missing, print the table, and give what the file holds."""
     options = parse(argv)
-    found = read(options.out)
+    dtype = getattr(torch, options.dtype)
+    jobs: dict[str, Callable[[], Numbers]] = {}
     for seed in range(options.seeds):
         for method in options.methods:
             weights = {**WEIGHTS[options.dtype].get(method, {}), **options.weight.get(method, {})}
             name = name_of(options.data, options.dtype, options.epochs, method, weights, seed)
-            if name in found["runs"] or options.show:
-                continue
-            run = train(options.data, getattr(torch, options.dtype), options.epochs, method, weights, seed)
-            found = read(options.out)  # another process may have added to it
-            found["runs"][name] = run
-            write(options.out, found)
-            print(f"{name}: {run}", flush=True)
-    print(table(found, options.data, options.dtype, options.epochs))
+            jobs[name] = partial(train, options.data, dtype, options.epochs, method, weights, seed)
+    found = read(options.out) if options.show else do(options.out, jobs)
+    print(
+        f"{options.data}, {options.dtype}, {options.epochs} epochs, tolerance {TOLERANCE}, torch {found['torch']}; "
+        "mean +- standard deviation over the seeds\n"
+    )
+    groups = groups_of(found, f"{options.data}/{options.dtype}/{options.epochs} epochs/")
+    print(table(found, ("method", "weights, first to last"), groups, COLUMNS))
     return found
+
+
+def groups_of(found: Mapping[str, Any], start: str) -> dict[tuple[str, ...], list[str]]:
+    """The names of the runs that begin so, by method and weights, in the order of the methods."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name in found["runs"]:
+        if name.startswith(start):
+            method, weights, _ = name.removeprefix(start).split("/")
+            groups.setdefault((method, weights), []).append(name)
+    return dict(sorted(groups.items(), key=lambda one: METHODS.index(one[0][0])))
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -189,53 +208,6 @@ def name_of(data: str, dtype: str, epochs: int, method: str, weights: Weights, s
     """What a run is kept under; it holds all that the run depends on."""
     shown = ";".join(f"{name}={first:g},{last:g}" for name, (first, last) in sorted(weights.items()))
     return f"{data}/{dtype}/{epochs} epochs/{method}/{shown}/{seed}"
-
-
-def read(path: Path) -> dict[str, Any]:
-    """What the file holds; nothing where there is none."""
-    if not path.exists():
-        return {"torch": torch.__version__, "tolerance": TOLERANCE, "runs": {}}
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
-
-
-def write(path: Path, found: Mapping[str, Any]) -> None:
-    """Write the file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    beside.replace(path)
-
-
-def table(found: Mapping[str, Any], data: str, dtype: str, epochs: int) -> str:
-    """Markdown: mean and standard deviation over the seeds, a row for each method and weights."""
-    groups: dict[str, list[Mapping[str, float]]] = {}
-    for name, run in found["runs"].items():
-        if name.startswith(f"{data}/{dtype}/{epochs} epochs/"):
-            groups.setdefault(name.split("/", 3)[3].rpartition("/")[0], []).append(run)
-    columns = (
-        ("train s", "train seconds", 1, 1),
-        ("prediction ms", "prediction seconds", 1e3, 1),
-        ("evaluations", "evaluations", 1, 1),
-        ("train accuracy %", "train accuracy", 100, 2),
-        ("test accuracy %", "test accuracy", 100, 2),
-    )
-    lines = [
-        f"{data}, {dtype}, {epochs} epochs, tolerance {found['tolerance']}, torch {found['torch']}; mean +- standard "
-        "deviation over the seeds",
-        "",
-        "| method | weights, first to last | seeds | " + " | ".join(title for title, *_ in columns) + " |",
-        "|---|---|---|" + "---|" * len(columns),
-    ]
-    for group in sorted(groups, key=lambda one: METHODS.index(one.split("/")[0])):
-        runs, (method, weights) = groups[group], group.split("/")
-        cells = []
-        for _, key, factor, places in columns:
-            values = [factor * run[key] for run in runs]
-            spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            cells.append(f"{statistics.mean(values):.{places}f} +- {spread:.{places}f}")
-        lines.append(f"| {method} | {weights} | {len(runs)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -84,13 +84,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("mixture.json"))
     options = parser.parse_args(argv)
     jobs: dict[str, Callable[[], Numbers]] = {}
-    groups: dict[str, list[str]] = {}
+    groups: dict[tuple[str, ...], list[str]] = {}
     for method, weights in {"vanilla": (0.0, 0.0), **WEIGHTS}.items():
         shown = "" if method == "vanilla" else f"{weights[0]:g} to {weights[1]:g}"
         for seed in range(options.seeds):
             name = f"{options.dtype}/{options.epochs}/{method}/{shown}/{seed}"
             jobs[name] = partial(run, method, weights, getattr(torch, options.dtype), options.epochs, seed)
-            groups.setdefault(f"{method} | {shown}", []).append(name)
+            groups.setdefault((method, shown), []).append(name)
     found = do(options.out, jobs)
     columns = (
         Column("train s", "train seconds"),
@@ -99,9 +99,7 @@ def main(argv: list[str] | None = None) -> None:
         Column("divergence, nats", "divergence", 1, 3),
     )
     print(f"mixture, {options.dtype}, torch {found['torch']}; mean +- standard deviation over the seeds\n")
-    print("| method | weight, first to last | seeds | " + " | ".join(column.title for column in columns) + " |")
-    print("|---|---|---|" + "---|" * len(columns))
-    print(table(found, groups, columns))
+    print(table(found, ("method", "weight, first to last"), groups, columns))
 
 
 if __name__ == "__main__":

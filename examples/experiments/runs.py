@@ -53,23 +53,30 @@ def do(path: Path, jobs: Mapping[str, Callable[[], Numbers]]) -> dict[str, Any]:
     return found
 
 
-def table(found: Mapping[str, Any], groups: Mapping[str, Sequence[str]], columns: Sequence[Column]) -> str:
+def table(
+    found: Mapping[str, Any],
+    heads: Sequence[str],
+    groups: Mapping[tuple[str, ...], Sequence[str]],
+    columns: Sequence[Column],
+) -> str:
     """Markdown: mean and standard deviation over the runs of a group, a row for each group that has any.
 
     Args:
         found: as `read` gives it.
-        groups: what is shown of a group, cells with bars between -> the names of its runs.
+        heads: titles of what is shown of a group.
+        groups: what is shown of a group -> the names of its runs.
         columns: which numbers.
     """
-    lines = []
+    titles = [*heads, "seeds", *(column.title for column in columns)]
+    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for shown, names in groups.items():
         runs = [found["runs"][name] for name in names if name in found["runs"]]
         if not runs:
             continue
-        cells = []
+        cells = [*shown, str(len(runs))]
         for column in columns:
             values = [column.factor * run[column.key] for run in runs]
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
             cells.append(f"{statistics.mean(values):.{column.digits}f} +- {spread:.{column.digits}f}")
-        lines.append(f"| {shown} | {len(runs)} | " + " | ".join(cells) + " |")
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -131,13 +131,13 @@ def main(argv: list[str] | None = None) -> None:
     run = stochastic if options.kind == "sde" else deterministic
     length = options.length or (250 if options.kind == "sde" else 40)
     jobs: dict[str, Callable[[], Numbers]] = {}
-    groups: dict[str, list[str]] = {}
+    groups: dict[tuple[str, ...], list[str]] = {}
     for method, weights in {"vanilla": (0.0, 0.0), **WEIGHTS[options.kind]}.items():
         shown = "" if method == "vanilla" else f"{weights[0]:g} to {weights[1]:g}"
         for seed in range(options.seeds):
             name = f"{options.kind}/{options.dtype}/{length}/{method}/{shown}/{seed}"
             jobs[name] = partial(run, method, weights, getattr(torch, options.dtype), length, seed)
-            groups.setdefault(f"{method} | {shown}", []).append(name)
+            groups.setdefault((method, shown), []).append(name)
     found = do(options.out, jobs)
     columns = (
         Column("train s", "train seconds"),
@@ -148,9 +148,7 @@ def main(argv: list[str] | None = None) -> None:
     print(
         f"spiral {options.kind}, {options.dtype}, torch {found['torch']}; mean +- standard deviation over the seeds\n"
     )
-    print("| method | weight, first to last | seeds | " + " | ".join(column.title for column in columns) + " |")
-    print("|---|---|---|" + "---|" * len(columns))
-    print(table(found, groups, columns))
+    print(table(found, ("method", "weight, first to last"), groups, columns))
 
 
 if __name__ == "__main__":
