@@ -191,9 +191,6 @@ def test_the_other_tables_are_filled_run_by_run(
 ) -> None:
     experiment = load(f"experiments/{script}")
     common = ["--seeds", "1", "--out", str(tmp_path / "found.json"), *options]
-        load(f"experiments/{script}"),
-        ["--seeds", "1", "--out", str(tmp_path / "found.json"), *options],
-    )
     experiment.main(common)
     shown = capsys.readouterr().out
     assert re.search(r"\| vanilla \|  \| 1 \| .* \|\n\| ER \|", shown)
