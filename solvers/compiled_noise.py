@@ -64,7 +64,7 @@ def integrate_blocks(problem: InitialValueProblem, slope: Tensor) -> Run:
             dynamics.diffusion.calls += BLOCK * diffusions
         for k in range(whole - whole % BLOCK, count):
             t, after = begin + k * dt, end if k + 1 == count else begin + (k + 1) * dt
-            start = problem.ts.new_tensor(t)
+            start = torch.full_like(problem.ts[0], t)
             y = problem.method.step(dynamics.over(t, after), start, after - t, y).y
         if end in times:
             ys.append(y)
@@ -103,7 +103,7 @@ def _block(
         increments, areas = torch.stack([w for w, _ in noise]), torch.stack([area for _, area in noise])
     else:
         increments, areas = torch.stack([path.increment(a, b) for a, b in pieces]), None
-    t = problem.ts.new_tensor(begin)
+    t = torch.full_like(problem.ts[0], begin)
     return program(dynamics.field, dynamics.diffusion.field, dynamics.args, t, y, increments, areas)
 
 

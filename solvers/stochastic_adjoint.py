@@ -99,6 +99,7 @@ class _Back:
     ) -> None:
         self.problem, self.wanted, self.shared = problem, wanted, captured.shared
         self.guard = partial(Guarded, known=(problem.ts, *known), differentiating=captured.differentiating)
+        self.zero = torch.zeros_like(problem.ts.detach()[0])  # on its device, where times are made without copies
         self.sums = [torch.zeros_like(one) for one in wanted]
 
     def step(self, t: float, dt: float, y: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,7 +114,7 @@ class _Back:
         """The change of y along the chord, and the adjoint pulled back through it."""
         with torch.enable_grad():
             y = y.detach().requires_grad_()
-            time = self.problem.ts.new_tensor(t).to(y.dtype)
+            time = (self.zero + t).to(y.dtype)
             moved = _slope(noisy, time, y) * dt
         if not moved.requires_grad:
             return moved, torch.zeros_like(y)

@@ -245,3 +245,24 @@ def test_what_cannot_be_compiled_says_why() -> None:
         sdeint(f, g, y0, [0.0, 1.0], compile=True)
     with pytest.raises(ValueError, match="without gradients"):
         sdeint(f, g, y0, [0.0, 1.0], controller=Fixed(0.1), compile=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["Euler", "SOSRI", "Heun", "ReversibleHeun", "Milstein"])
+def test_a_device_solves_along_its_own_path(name: str) -> None:
+    from invreg import solvers
+
+    method = getattr(solvers, name)()
+    calculus = "ito" if ("ito", "diagonal") in method.strong_orders else "stratonovich"
+    start = torch.full((1000, 2), 0.5, dtype=D, device="cuda", requires_grad=True)
+    path = VirtualBrownianTree(0.0, 1.0, (1000, 2), cell=1 / 64, dtype=D, device="cuda", seed=2)
+    options = {"calculus": calculus, "method": method, "controller": Fixed(1 / 64), "path": path}
+    ys = sdeint(lambda t, y: 1.01 * y, lambda t, y: 0.3 * y, start, [0.0, 1.0], **options).ys
+    drift = 1.01 - (0.045 if calculus == "ito" else 0.0)
+    exact = 0.5 * torch.exp(drift + 0.3 * path(0.0, 1.0))
+    assert ys.device.type == "cuda"
+    assert float((ys[-1] - exact).abs().mean()) < 0.05
+    ys.sum().backward()
+    assert bool(start.grad.isfinite().all())
+    again = VirtualBrownianTree(0.0, 1.0, (1000, 2), cell=1 / 64, dtype=D, device="cuda", seed=2)
+    assert torch.equal(again(0.25, 0.75), path(0.25, 0.75))
