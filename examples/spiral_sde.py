@@ -12,7 +12,7 @@ from invreg.solvers import SOSRI, NoisySolver, sdeint
 from invreg.training import MomentFit, NeuralSDE, fit
 
 TIMES = torch.linspace(0, 1, 11, dtype=torch.float64).tolist()
-START = torch.tensor([2.0, 0.0])
+START = torch.tensor([[2.0, 0.0]])
 
 
 class LinearNoise(nn.Module):
@@ -35,7 +35,7 @@ def moments(paths: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         ys = sdeint(drift, lambda t, y: 0.2 * y, START.expand(paths, 2), TIMES, generator=generator, rtol=1e-3).ys
-    return ys[1:].mean(1), ys[1:].var(1)
+    return ys[1:].mean(1)[None], ys[1:].var(1)[None]
 
 
 def run(weight: float, steps: int, seed: int = 0) -> tuple[float, int]:

@@ -62,12 +62,12 @@ def spiral(t: Tensor, y: Tensor) -> Tensor:
 
 def stochastic(method: str, weights: tuple[float, float], dtype: torch.dtype, steps: int, seed: int) -> Numbers:
     """One run of the stochastic spiral."""
-    times, start = TIMES["sde"].tolist(), torch.tensor([2.0, 0.0], dtype=dtype)
+    times, start = TIMES["sde"].tolist(), torch.tensor([[2.0, 0.0]], dtype=dtype)
     source = torch.Generator().manual_seed(0)
     with torch.no_grad():
         paths = start.expand(10_000, 2)
         ys = sdeint(spiral, lambda t, y: 0.2 * y, paths, times, generator=source, rtol=1e-3, atol=1e-3).ys[1:]
-    batch = (start, ys.mean(1), ys.var(1))
+    batch = (start, ys.mean(1)[None], ys.var(1)[None])
     torch.manual_seed(seed)
     solver = NoisySolver(method=SOSRI2(), rtol=0.01, atol=0.01)
     model = NeuralSDE(CubicDrift(2, 50), LinearNoise(), solver).to(dtype)

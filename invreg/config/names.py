@@ -116,6 +116,7 @@ OBJECTIVES: Mapping[str, type[Any]] = {
     "evidence-bound": latent_ode.EvidenceBound,
     "forced-fit": teacher_forcing.ForcedFit,
     "likelihood": cnf.NegativeLogLikelihood,
+    "moment-fit": neural_sde.MomentFit,
     "supervised": neural_ode.Supervised,
     "trajectory-fit": neural_ode.TrajectoryFit,
 }

@@ -44,16 +44,16 @@ class NeuralSDE(nn.Module):
 class MomentFit:
     """The objective of a `NeuralSDE` on the moments of observed paths: the method of moments.
 
-    Its terms are "mean" and "variance", sums over times and entries of squared differences, and regularizers by name:
-    ERNSDE is {"error": SolverError(...)}.
+    Its terms are "mean" and "variance", squared differences summed over times and entries and averaged over the batch,
+    and regularizers by name: ERNSDE is {"error": SolverError(...)}.
 
     Args:
         model: what is trained.
         times: of the initial state first, then of the moments; T + 1 numbers.
-        paths: that are drawn for an estimate of the moments, at least 2.
+        paths: that are drawn from each initial state for an estimate of the moments, at least 2.
         regularizers: of the solution, by name; with `.at(progress)`.
 
-    A batch is (y0, means, variances): (d,), (T, d), (T, d).
+    A batch is (y0, means, variances): (B, d), (B, T, d), (B, T, d).
 
     Raises:
         ValueError: fewer than two times or paths, or a regularizer called as a term is; on call, moments of another
@@ -80,7 +80,7 @@ class MomentFit:
     def __call__(
         self, batch: tuple[Tensor, Tensor, Tensor], progress: float, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
-        """The named terms for an initial state and the moments of the paths from it."""
+        """The named terms for initial states and the moments of the paths from each."""
         misfits, solution = self._misfits(batch, generator)
         return {**misfits, **named_terms(self.regularizers, solution, progress)}
 
@@ -94,14 +94,16 @@ class MomentFit:
         self, batch: tuple[Tensor, ...], generator: torch.Generator | None
     ) -> tuple[dict[str, Tensor], Solution]:
         y0, means, variances = batch
-        wanted = (len(self.times) - 1, *y0.shape)
+        wanted = (len(y0), len(self.times) - 1, *y0.shape[1:])
         for name, one in (("means", means), ("variances", variances)):
             if one.shape != wanted:
-                raise ValueError(f"{name} must be {wanted}: the times behind the first, state; got {tuple(one.shape)}")
-        solution = self.model(y0.expand(self.paths, *y0.shape), self.times, generator)
-        ys = solution.ys[1:]
+                raise ValueError(
+                    f"{name} must be {wanted}: samples, the times behind the first, state; got {tuple(one.shape)}"
+                )
+        solution = self.model(y0.repeat_interleave(self.paths, 0), self.times, generator)
+        ys = solution.ys[1:].unflatten(1, (len(y0), self.paths)).transpose(0, 1)  # (B, T, paths, d)
         misfits = {
-            "mean": (ys.mean(1) - means).square().sum(),
-            "variance": (ys.var(1) - variances).square().sum(),
+            "mean": (ys.mean(2) - means).square().sum() / len(y0),
+            "variance": (ys.var(2) - variances).square().sum() / len(y0),
         }
         return misfits, solution

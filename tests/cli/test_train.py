@@ -210,6 +210,16 @@ def test_every_objective_can_be_named(tmp_path: Path) -> None:
             "model": {"name": "flow-map", "interval": 0.1, "field": "cubic-drift"},
             "objective": "forced-fit:forcing=adaptive",
         },
+        {
+            "data": arrays("y0", "targets", "targets", constants=["times"]),
+            "model": {
+                "name": "neural-sde",
+                "drift": "cubic-drift",
+                "diffusion": "cubic-drift:hidden=3",
+                "solver": {"name": "noisy-solver", "method": "sosri2", "rtol": "1e-1"},
+            },
+            "objective": {"name": "moment-fit", "paths": 5, "regularizers": {"error": "solver-error:weight=1e-2"}},
+        },
     ]
     for number, one in enumerate(recipes):
         changes = {"batch": 4, "steps": 2, "epochs": ..., "folder": str(tmp_path / f"run{number}"), "test": 0.0}

@@ -867,7 +867,11 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         r"path must have values of shape \(1,\), as the noise has, got \(3,\)",
     ),
     "a path that ends early": ({"path": tree(3, t1=0.5)}, ValueError, "path must reach from 0.0 to 1.0"),
-    "a path that begins late": ({"path": tree(3, t0=0.5), "controller": Fixed(0.5)}, ValueError, "path must reach from 0.0 to 1.0"),
+    "a path that begins late": (
+        {"path": tree(3, t0=0.5), "controller": Fixed(0.5)},
+        ValueError,
+        "path must reach from 0.0 to 1.0",
+    ),
     "a path without area": ({"path": tree(3, area=False)}, ValueError, "path must tell its space-time Levy area"),
     "args": ({"args": 1.0}, TypeError, "args must be a list or tuple, got float; put a single one in a list"),
     "stops": ({"stops": 0.5}, TypeError, "stops must be a list of times, got 0.5; put a single one in a list"),

@@ -33,9 +33,9 @@ def model(rate: float = 1.0, sigma: float = 0.5) -> NeuralSDE:
 
 def exact(rate: float, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
     """Start, means and variances of an Ornstein-Uhlenbeck process in closed form."""
-    y0, t = torch.tensor([1.0, -2.0], dtype=torch.float64), torch.tensor(TIMES[1:], dtype=torch.float64)[:, None]
+    y0, t = torch.tensor([[1.0, -2.0]], dtype=torch.float64), torch.tensor(TIMES[1:], dtype=torch.float64)[:, None]
     variance = sigma**2 / (2 * rate) * (1 - torch.exp(-2 * rate * t))
-    return y0, torch.exp(-rate * t) * y0, variance.expand(-1, 2)
+    return y0, (torch.exp(-rate * t) * y0)[None], variance.expand(-1, 2)[None]
 
 
 def test_the_moments_of_an_ornstein_uhlenbeck_process_are_met_by_the_true_model() -> None:
@@ -104,5 +104,15 @@ def test_bad_input_is_refused_with_a_reason() -> None:
     with pytest.raises(ValueError, match="must not be called 'mean'"):
         MomentFit(model(), TIMES, regularizers={"mean": SolverError()})
     y0, means, variances = exact(1.0, 0.5)
-    with pytest.raises(ValueError, match=r"variances must be \(2, 2\)"):
-        MomentFit(model(), TIMES)((y0, means, variances[:1]), 0.0)
+    with pytest.raises(ValueError, match=r"variances must be \(1, 2, 2\)"):
+        MomentFit(model(), TIMES)((y0, means, variances[:, :1]), 0.0)
+
+
+def test_each_start_is_held_to_its_own_moments() -> None:
+    y0, means, variances = exact(1.0, 0.5)
+    both = torch.cat([y0, 3 * y0]), torch.cat([means, 3 * means]), variances.expand(2, -1, -1)
+    fitted = MomentFit(model(), TIMES, paths=5000)
+    right = fitted(both, 0.0, torch.Generator().manual_seed(0))
+    wrong = fitted((both[0].flip(0), *both[1:]), 0.0, torch.Generator().manual_seed(0))
+    assert right["mean"].item() < 0.01
+    assert wrong["mean"].item() > 1

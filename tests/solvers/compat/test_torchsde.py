@@ -95,7 +95,9 @@ def test_the_adjoint_of_reversible_heun_is_exact_even_between_steps() -> None:
     found = []
     for function in (ours.sdeint_adjoint, ours.sdeint):
         y0 = start.clone().requires_grad_()
-        found.append(gradients(function(sde, y0, TS, bm=motion("general"), method="reversible_heun", dt=1 / 50), y0, sde))
+        found.append(
+            gradients(function(sde, y0, TS, bm=motion("general"), method="reversible_heun", dt=1 / 50), y0, sde)
+        )
     torch.testing.assert_close(found[0], found[1], rtol=1e-11, atol=1e-11)
 
 
@@ -133,7 +135,9 @@ def test_the_extra_state_of_reversible_heun_starts_another_solve() -> None:
         options = {"method": "reversible_heun", "dt": 1 / 50}
         ys, state = package.sdeint(sde, y0, TS, bm=motion("diagonal"), extra=True, **options)
         later = theirs.BrownianInterval(1.0, 2.0, (4, 3), entropy=4)
-        found.append([ys, *state, package.sdeint(sde, ys[-1], [1.0, 2.0], bm=later, extra_solver_state=state, **options)])
+        found.append(
+            [ys, *state, package.sdeint(sde, ys[-1], [1.0, 2.0], bm=later, extra_solver_state=state, **options)]
+        )
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-12)
     assert ours.sdeint(sde, y0, TS, method="midpoint", dt=0.1, extra=True)[1] == ()
@@ -221,7 +225,9 @@ def test_torchsde_takes_our_motions() -> None:
     sde, y0 = Problem("diagonal", "ito"), torch.randn(4, 3)
     bm = ours.BrownianInterval(0.0, 1.0, (4, 3), entropy=7, levy_area_approximation="space-time")
     one = theirs.sdeint(sde, y0, [0.0, 1.0], bm=bm, method="srk", dt=0.05)
-    torch.testing.assert_close(ours.sdeint(sde, y0, [0.0, 1.0], bm=bm, method="srk", dt=0.05), one, rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(
+        ours.sdeint(sde, y0, [0.0, 1.0], bm=bm, method="srk", dt=0.05), one, rtol=1e-11, atol=1e-12
+    )
 
 
 def test_bad_input_is_refused_with_a_reason() -> None:
