@@ -29,6 +29,9 @@ from .replay import (
 from .run import Run
 
 STATES = 3  # that the graph of a step holds beside each of its evaluations, nearly
+NODES = 8  # and nodes
+NODE = 1000  # bytes of a node, nearly
+DEEPEST = 10_000  # nodes in a graph that Python has looked at: it is let go recursively, on a stack that ends somewhere
 COLUMNS = ("ratio", "error", "stiffness")
 Integrate = Callable[..., Run]  # the run of `Captured.origin`, given how many steps go on the tape; None: all
 
@@ -118,8 +121,9 @@ class Checkpointed(Adjoint):
         evaluations = problem.method.evaluations
         if problem.switch is not None or evaluations is None or captured.differentiating:
             return 0
-        held = captured.held + STATES * problem.y0.nbytes
-        return self.tape // max(1, held * evaluations)
+        nodes = captured.nodes + NODES
+        held = captured.held + STATES * problem.y0.nbytes + NODE * nodes
+        return min(self.tape // (held * max(1, evaluations)), DEEPEST // (nodes * max(1, evaluations)))
 
 
 class _Replay(torch.autograd.Function):

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from threading import Lock
 from typing import Any
 
 import torch
@@ -48,7 +49,8 @@ class BrownianPath(ABC):
         """The increment, and the space-time Levy area H of the interval.
 
         H is the mean over the interval of the path less its chord: the integral of W(s) - W(a) over it is
-        (b - a) (increment / 2 + H). H is independent of the increment and has variance (b - a) / 12.
+        (b - a) (increment / 2 + H). H is independent of the increment and has variance (b - a) / 12. Both may be the
+        path's own: do not write into them.
         """
 
     def snap(self, a: float, b: float) -> float:
@@ -123,6 +125,7 @@ class VirtualBrownianTree(BrownianPath):
         self._generator = torch.Generator(self.device)
         self._seeds = [mixed(seed & WORD, kind) for kind in range(3)]
         self._last = (edges[0], 0)  # a time, and its position
+        self._lock = Lock()
         numbers = math.prod(self.shape)
         self._block = max(1, min(64, BLOCK // max(numbers, 1)))
         self._usual = self._lengths[0]  # length of a cell
@@ -132,19 +135,33 @@ class VirtualBrownianTree(BrownianPath):
         self._top: tuple[int, Node] | None = None
         self._halves: list[tuple[int, tuple[Node, Node]] | None] = [None] * (DEPTH + 1)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in {"_lock", "_generator"}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=Lock(), _generator=torch.Generator(state["device"]))
+
     def __repr__(self) -> str:
         return f"VirtualBrownianTree({self.t0}, {self.t1}, {self.shape}, seed={self.seed})"
 
     def increment(self, a: float, b: float) -> Tensor:
+        with self._lock:
+            return self._sum(a, b)
+
+    def with_area(self, a: float, b: float) -> tuple[Tensor, Tensor]:
+        if not self.area:
+            raise ValueError("path must tell its space-time Levy area: make it with area=True")
+        with self._lock:
+            return self._sum_with_area(a, b)
+
+    def _sum(self, a: float, b: float) -> Tensor:
         total: Tensor | None = None
         for position, size in self._nodes(*self._ends(a, b)):
             w = self._row(0, position >> DEPTH) if size == FULL else self._node(position, size)[0]
             total = w if total is None else total + w
         return self._zero() if total is None else total
 
-    def with_area(self, a: float, b: float) -> tuple[Tensor, Tensor]:
-        if not self.area:
-            raise ValueError("path must tell its space-time Levy area: make it with area=True")
+    def _sum_with_area(self, a: float, b: float) -> tuple[Tensor, Tensor]:
         total: tuple[float, Tensor, Tensor] | None = None
         for position, size in self._nodes(*self._ends(a, b)):
             w, area = self._node(position, size)

@@ -99,7 +99,7 @@ class Captured:
 
     `origin`: the problem whose first slope showed them; its ts and y0 are leaves of their own.
     `shared`: the tensors are leaves, and the graph between them and the dynamics is used again at every step.
-    `held`: bytes that the graph of one evaluation holds beside them, nearly.
+    `held`, `nodes`: bytes that the graph of one evaluation holds beside them, nearly, and its nodes.
     `differentiating`: the field makes leaves of its own, or of the state, to differentiate within.
     """
 
@@ -107,6 +107,7 @@ class Captured:
     tensors: tuple[Tensor, ...] = ()
     shared: bool = False
     held: int = 0
+    nodes: int = 0
     differentiating: bool = False
 
 
@@ -136,8 +137,9 @@ def first_slope(problem: InitialValueProblem) -> tuple[Tensor, Captured]:
             "adjoint=Direct()"
         )
     marked = origin.y0.requires_grad != problem.y0.requires_grad  # by the field, which then differentiates in y itself
-    saved = sum(saved_bytes(one, known) for one in results)
-    return results[0], Captured(origin, tensors, leaves is not None, saved, bool(own) or marked)
+    sizes = [size_of(one, known) for one in results]
+    held, nodes = (sum(column) for column in zip(*sizes, strict=True))
+    return results[0], Captured(origin, tensors, leaves is not None, held, nodes, bool(own) or marked)
 
 
 class Guarded:
@@ -222,16 +224,19 @@ def require_known(results: Iterable[Tensor], tensors: Iterable[Tensor]) -> None:
             )
 
 
-def saved_bytes(result: Tensor, tensors: Sequence[Tensor]) -> int:
-    """Bytes that the graph between tensors and a result of theirs holds beside them, nearly."""
+def size_of(result: Tensor, tensors: Sequence[Tensor]) -> tuple[int, int]:
+    """Bytes that the graph between tensors and a result of theirs holds beside them, nearly, and its nodes."""
     sizes: dict[int, int] = {}
+    nodes = 0
     for node in _nodes([] if result.grad_fn is None else [result.grad_fn], {_edge(one) for one in tensors}):
+        nodes += 1
         for name in _saved_names(type(node)):
             with contextlib.suppress(RuntimeError):  # it was overwritten or let go
                 for one in _tensors(getattr(node, name)):
                     storage = one.untyped_storage()
                     sizes[storage.data_ptr()] = storage.nbytes()
-    return sum(sizes.values()) - sum(sizes.get(pointer, 0) for pointer in {_pointer(one) for one in tensors})
+    known = sum(sizes.get(pointer, 0) for pointer in {_pointer(one) for one in tensors})
+    return sum(sizes.values()) - known, nodes
 
 
 def _pointer(x: Tensor) -> int:

@@ -171,6 +171,20 @@ def checked_diffusion(diffusion: Dynamics, t: Tensor, y: Tensor, matrix: bool) -
     return _checked_matrix(diffusion.raw(t, y), y)
 
 
+def _require_additive(diffusion: Dynamics, g: object, t: Tensor, y: Tensor) -> None:
+    """Raise where the diffusion of additive noise is another one elsewhere."""
+    diffusion.calls += 1
+    with torch.no_grad():
+        elsewhere = diffusion.raw(t, y + 1)
+    if isinstance(g, Tensor) and isinstance(elsewhere, Tensor) and g.shape == elsewhere.shape:
+        if bool((g == elsewhere).all() | ~(g.isfinite() & elsewhere.isfinite()).all()):
+            return
+        raise ValueError(
+            'noise must be "diagonal", "scalar", "commutative" or "general" for a diffusion that depends on y, got '
+            '"additive"'
+        )
+
+
 def _checked_matrix(g: object, y: Tensor) -> Tensor:
     if isinstance(g, Tensor) and g.ndim == y.ndim + 1:
         require_like("diffusion", g, y.unsqueeze(-1).expand_as(g) if g.shape[:-1] == y.shape else y)
@@ -197,6 +211,7 @@ def channels(diffusion: Dynamics, t: Tensor, y: Tensor, noise: Noise) -> tuple[b
         diffusion.calls += 1
         with torch.no_grad():
             g = diffusion.raw(t, y)
+        _require_additive(diffusion, g, t, y)
         if not isinstance(g, Tensor) or g.ndim == y.ndim:
             return False, tuple(y.shape)
         return True, (*y.shape[:-1], _checked_matrix(g, y).shape[-1])

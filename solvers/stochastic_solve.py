@@ -160,6 +160,11 @@ def noisy_problem_of(
         raise ValueError("ts must not require gradients: a Brownian path has no derivative; use ts.detach()")
     if times.shape[0] > 1 and bool(times[1] < times[0]):
         raise ValueError("ts must be increasing for stochastic equations, got a decreasing one")
+    if controller is None and method is None and chosen.error_order is None:
+        raise ValueError(
+            f"controller must be Fixed(step) for {noise} noise of {calculus.capitalize()}, whose method Euler() has no "
+            f"error estimate, got None"
+        )
     controller = controller_of(controller, chosen, "Milstein() or Heun()")
     kind = Dynamics(diffusion, tuple(args), structure, real_dtype(flat))
     matrix, shape = channels(kind, times[0], flat, noise)

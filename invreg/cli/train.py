@@ -29,6 +29,7 @@ from invreg.cli.report import (
     write_text,
 )
 from invreg.data import DataSet
+from invreg.models.pretrained import describe
 from invreg.training import Average, Scored, Share, Shuffled, Training, iterate, parallel
 
 
@@ -107,6 +108,7 @@ def make_plan(recipe: Recipe, device: torch.device, resume: bool) -> Plan:
     data, held_out = config.part("data", recipe.data).split(recipe.test, recipe.split_seed)
     data, held_out = data.to(device), None if held_out is None else held_out.to(device)
     model = config.part("model", recipe.model).to(device)
+    describe(model, config.SAVED)  # or it could not be saved when it is trained
     generator = torch.Generator(device).manual_seed(recipe.seed + parallel.rank())
     given = {"model": model, "field": model, "generator": generator, **data.constants}
     objective = config.part("objective", recipe.objective, given)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from invreg._check import unknown_name
-from invreg._store import DamagedFileError, load_tensors, save_tensors, sync_folder, write_whole
+from invreg._store import DamagedFileError, decode, encode, load_tensors, save_tensors, sync_folder, write_whole
 
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -71,9 +71,12 @@ def save_pretrained(
         "info": dict(info or {}),
     }
     try:
-        text = json.dumps(about, indent=1, allow_nan=False)
+        tensors: dict[str, Tensor] = {}
+        text = json.dumps(encode(about, tensors, "config"), indent=1, allow_nan=False)
+        if tensors:
+            raise TypeError(f"got a tensor at {next(iter(tensors))}")
     except (TypeError, ValueError) as error:
-        raise TypeError(f"info must hold plain finite values only: {error}") from error
+        raise TypeError(f"info must hold plain values only: {error}") from error
     target = Path(os.path.abspath(folder))
     _require_place(target, overwrite)
     temporary = target.with_name(f".{secrets.token_hex(4)}-{target.name}")
@@ -179,8 +182,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; a model's folder holds {CONFIG} and {WEIGHTS}")
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        about = decode(json.loads(path.read_text(encoding="utf-8")), {})
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, ValueError) as error:
         raise DamagedFileError(f"{path} is damaged: {error}") from error
     if not isinstance(about, dict) or not {"format", "model", "info"} <= set(about):
         raise DamagedFileError(f"{path} must hold format, model and info; it is of another kind or damaged")

@@ -122,7 +122,7 @@ class BrownianInterval:
         if self._tree.area:
             w, area = self._tree.with_area(begin, end)
         else:
-            w, area = self._tree(begin, end), None
+            w, area = self._tree.increment(begin, end), None
         span = self._tree.t1 - self._tree.t0
         low, high, part = (begin - self._tree.t0) / span, (end - self._tree.t0) / span, (end - begin) / span
         if self._moved is not None:  # a straight line
@@ -131,7 +131,7 @@ class BrownianInterval:
             w = torch.add(w, self._bent, alpha=6 * (high * (1 - high) - low * (1 - low)))
             area = torch.add(area, self._bent, alpha=part * part)
         if not return_U:
-            return w
+            return w.clone()
         return w, None if area is None else (end - begin) * (w / 2 + area)
 
     def _inside(self, name: str, t: float) -> float:

@@ -1,6 +1,10 @@
 """Corners of the stochastic solvers that were once wrong."""
 
+import concurrent.futures
 import math
+import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -248,6 +252,7 @@ def test_what_cannot_be_compiled_says_why() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("name", ["Euler", "SOSRI", "Heun", "ReversibleHeun", "Milstein"])
 def test_a_device_solves_along_its_own_path(name: str) -> None:
     from invreg import solvers
@@ -266,3 +271,38 @@ def test_a_device_solves_along_its_own_path(name: str) -> None:
     assert bool(start.grad.isfinite().all())
     again = VirtualBrownianTree(0.0, 1.0, (1000, 2), cell=1 / 64, dtype=D, device="cuda", seed=2)
     assert torch.equal(again(0.25, 0.75), path(0.25, 0.75))
+
+
+def test_threads_share_a_path() -> None:
+    path = VirtualBrownianTree(0.0, 1.0, (3,), dtype=D, seed=1)
+    alone = sdeint(f, g, y0, [0.0, 0.3, 1.0], path=path, rtol=1e-3).ys
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        jobs = [pool.submit(sdeint, f, g, y0, [0.0, 0.3, 1.0], path=path, rtol=1e-3) for _ in range(12)]
+        for job in jobs:
+            assert torch.equal(job.result(timeout=60).ys, alone)
+
+
+def test_a_path_is_pickled() -> None:
+    path = VirtualBrownianTree(0.0, 1.0, (3,), dtype=D, seed=1)
+    kept = path(0.2, 0.7)
+    assert torch.equal(pickle.loads(pickle.dumps(path))(0.2, 0.7), kept)
+
+
+@pytest.mark.slow(seconds=20)
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_long_solves_are_let_go_after_their_gradient(stochastic: bool) -> None:
+    # the graph of a tape is destroyed recursively: in a process of its own, since it would crash
+    solve = (
+        "sdeint(lambda t, y: -a * y, lambda t, y: 0.2 * torch.sin(y), torch.ones(16, 3), [0.0, 1.0], "
+        "method=SOSRI(), controller=Fixed(1e-4), max_steps=10**6)"
+        if stochastic
+        else "odeint(lambda t, y: -a * torch.sin(y), torch.ones(16, 3), [0.0, 1.0], controller=Fixed(1e-4), "
+        "max_steps=10**6)"
+    )
+    code = (
+        "import torch; from invreg.solvers import *; a = torch.tensor(0.5, requires_grad=True); "
+        f"s = {solve}; s.ys[-1].sum().backward(); del s; print('done', float(a.grad))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-1000:]
+    assert done.stdout.startswith("done")

@@ -363,12 +363,11 @@ def test_paths_of_torchsde_drive_a_solve_and_its_replay(method: Method) -> None:
 )
 def test_every_kind_of_noise_has_a_default_method(noise: Noise, calculus: Calculus, method: Method) -> None:
     problem = {"diagonal": cubic(), "additive": pulled(True), "general": crossed()}.get(noise) or bent(noise)
-    solution = sdeint(
-        problem.drifts[calculus], problem.diffusion, problem.start(3), [0.0, 0.5], noise=noise, calculus=calculus
-    )
+    controller = Fixed(0.1) if method.error_order is None else None
+    options = {"noise": noise, "calculus": calculus, "controller": controller}
+    solution = sdeint(problem.drifts[calculus], problem.diffusion, problem.start(3), [0.0, 0.5], **options)
     assert solution.problem.method == method and solution.success
-    fixed = method.error_order is None
-    assert solution.problem.controller == (Fixed() if fixed else PI())
+    assert solution.problem.controller == (controller or PI())
     assert solution.problem.dynamics.path.area == method.needs_area
 
 
@@ -906,18 +905,28 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         r"diffusion must return the shape of the state, \(3,\), got \(3, 1\)",
     ),
     "no matrix": (
-        {"noise": "general"},
+        {"noise": "general", "controller": Fixed(0.5)},
         ValueError,
         r"diffusion must return shape \(3, 'm'\), one column for each of m channels of noise, got \(3,\)",
     ),
-    "no tensor for a matrix": ({"noise": "general", "diffusion": lambda t, y: 0.1}, ValueError, r"\(3, 'm'\).* float"),
+    "no tensor for a matrix": (
+        {"noise": "commutative", "diffusion": lambda t, y: 0.1},
+        ValueError,
+        r"\(3, 'm'\).* float",
+    ),
+    "general noise of Ito without a step": (
+        {"noise": "general", "diffusion": lambda t, y: y[:, None]},
+        ValueError,
+        "controller must be Fixed",
+    ),
+    "additive noise that depends on y": ({"noise": "additive"}, ValueError, "for a diffusion that depends on y"),
     "a matrix of another dtype": (
         {"noise": "commutative", "diffusion": lambda t, y: y[:, None].float()},
         TypeError,
         "diffusion must return the dtype of the state, torch.float64, got torch.float32",
     ),
     "a matrix of another shape": (
-        {"noise": "general", "diffusion": lambda t, y: ones(2, 3)},
+        {"noise": "commutative", "diffusion": lambda t, y: ones(2, 3)},
         ValueError,
         r"diffusion must return .*, got \(2, 3\)",
     ),

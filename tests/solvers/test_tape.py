@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from invreg.solvers import Checkpointed, Direct, Dopri8, Event, Fixed, Heun, Rodas5P, Tsit5, odeint
 from invreg.solvers.method import Method
 
-TAPES = [0, 3_000, 7_000, 30_000, 2**25]
+TAPES = [0, 100_000, 250_000, 500_000, 2**25]
 
 
 def steps_taped(tape: int) -> int:
