@@ -14,6 +14,7 @@ from invreg.interfaces import Regularizer
 from invreg.models.recurrent import Gaussian, SeriesEncoder
 from invreg.regularizers.compose import named_terms
 from invreg.solvers import Solution, Solver
+from invreg.training import parallel
 
 Solve = Callable[..., Solution]  # (field, y0, ts) -> Solution
 
@@ -105,7 +106,8 @@ class EvidenceBound:
 
     "data" is the negative log-likelihood of the observed numbers, "divergence" that of the latent state from the
     standard normal distribution, both in nats divided by how many numbers the batch has observed, so that their sum is
-    the bound but for a factor. A batch is (values, mask), (B, T, features) each, on the common grid `times`; times at
+    the bound but for a factor. Where several processes share a batch, that is the mean of their counts, so that the
+    mean of their terms is that of the whole batch, and all of them must call the objective together. A batch is (values, mask), (B, T, features) each, on the common grid `times`; times at
     which no sample of the batch was observed are left out of its solve.
 
     Args:
@@ -136,7 +138,7 @@ class EvidenceBound:
         values, mask, times = self._observed(batch)
         latent = self.model.encode(values, mask, times)
         path = self.model.decode(latent.sample(generator), times)
-        count = mask.sum()
+        count = parallel.mean(mask.sum().to(torch.promote_types(values.dtype, torch.float32)))
         return {
             "data": gaussian_nll(path.values, values, mask, self.model.sigma) / count,
             "divergence": self.annealing(progress) * latent.divergence().sum() / count,

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from invreg.models import MLP, SeriesEncoder, TimeMLP
+from invreg.models import MLP, Gaussian, SeriesEncoder, TimeMLP
 from invreg.regularizers import LocalHeuristic, SolverError
 from invreg.solvers import Solver
-from invreg.training import Shuffled, fit
+from invreg.training import Shuffled, fit, parallel
 from invreg.training.latent_ode import EvidenceBound, LatentODE, gaussian_nll, union_grid, warm_up
 
 
@@ -45,6 +45,20 @@ def test_terms_are_those_of_the_bound_per_observed_number(per_sample: bool) -> N
     assert torch.allclose(terms["divergence"], 0.25 * normal.divergence().sum() / mask.sum())
     again = objective((values, mask), 0.25, torch.Generator().manual_seed(0))
     assert torch.equal(again["data"], terms["data"])
+
+
+def test_processes_divide_by_the_mean_of_their_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, mask, times = waves(8)
+    mask[:4] &= torch.rand(mask[:4].shape, generator=torch.Generator().manual_seed(1)) < 0.3
+    mask[::4] = True  # so that both halves have one grid
+    objective = EvidenceBound(model(per_sample=True), times, lambda progress: 1.0)
+    monkeypatch.setattr(Gaussian, "sample", lambda self, generator=None: self.mean)
+    whole = objective((values, mask), 1.0)
+    monkeypatch.setattr(parallel, "mean", lambda count: mask.sum() / 2)
+    halves = [objective((values[rows], mask[rows]), 1.0) for rows in (slice(4), slice(4, 8))]
+    assert int(mask[:4].sum()) != int(mask[4:].sum())
+    for name, term in whole.items():
+        assert torch.allclose(term, (halves[0][name] + halves[1][name]) / 2, rtol=1e-5)
 
 
 def test_what_was_not_observed_does_not_count() -> None:
