@@ -41,7 +41,18 @@ SHARED: dict[str, set[str]] = {
     "mri": {"compression"},
     "operators": {"blur", "fourier", "joseph", "rays"},
     "regularizers": {"norms"},
-    "training": {"average", "batches", "checkpoint", "journal", "loop", "parallel", "randomness", "record"},
+    "training": {
+        "average",
+        "batches",
+        "checkpoint",
+        "folder_lock",
+        "journal",
+        "loop",
+        "parallel",
+        "randomness",
+        "record",
+        "requirements",
+    },
 }
 TOUCH_SOLVERS = {
     "operators.flow",

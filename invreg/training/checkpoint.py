@@ -54,6 +54,11 @@ class Parts:
         """Those that are trained."""
         return [one for group in self.optimizer.param_groups for one in group["params"]]
 
+    @property
+    def buffers(self) -> list[Tensor]:
+        """Those of the model."""
+        return [] if self.model is None else list(self.model.buffers())
+
     def copy_buffers(self) -> dict[str, Tensor]:
         """What the model's buffers hold, such as the statistics of normalizations."""
         named = () if self.model is None else self.model.named_buffers()

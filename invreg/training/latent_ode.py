@@ -107,8 +107,9 @@ class EvidenceBound:
     "data" is the negative log-likelihood of the observed numbers, "divergence" that of the latent state from the
     standard normal distribution, both in nats divided by how many numbers the batch has observed, so that their sum is
     the bound but for a factor. Where several processes share a batch, that is the mean of their counts, so that the
-    mean of their terms is that of the whole batch, and all of them must call the objective together. A batch is (values, mask), (B, T, features) each, on the common grid `times`; times at
-    which no sample of the batch was observed are left out of its solve.
+    mean of their terms is that of the whole batch, and all of them must call the objective together. A batch is
+    (values, mask), (B, T, features) each, on the common grid `times`; times at which no sample of the batch was
+    observed are left out of its solve.
 
     Args:
         model: what is trained.

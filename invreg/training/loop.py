@@ -13,7 +13,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler
 
 from invreg._check import require_count, require_positive
 from invreg._store import encode
@@ -24,6 +24,7 @@ from invreg.training.checkpoint import Parts
 from invreg.training.journal import Journal
 from invreg.training.randomness import Randomness
 from invreg.training.record import Record, Step
+from invreg.training.requirements import require_parts, require_terms
 
 Batch = TypeVar("Batch")
 Objective = Callable[[Batch, float, torch.Generator | None], Mapping[str, Tensor]]
@@ -69,6 +70,10 @@ class Options:
         require_count("log_every", self.log_every)
 
 
+class _NotFiniteError(Exception):
+    """NaN or Inf in a loss or gradient that all processes have in common."""
+
+
 class Training(Iterator[Step], Generic[Batch]):
     """Steps under way: an iterator of them, made by `iterate`. Stop when you like; `save` writes where it stands.
 
@@ -110,11 +115,12 @@ class Training(Iterator[Step], Generic[Batch]):
             )
         try:
             return self._take()
+        except _NotFiniteError as error:  # which all processes find together
+            self._put_back()
+            self.save()
+            raise RuntimeError(f"{error}; {self._advice()}") from None
         except BaseException:
-            if self._before is not None and not self._torn:
-                self._before.restore(self._generator)
-                self._parts.restore_buffers(self._buffers)
-                self._before = None
+            self._put_back()
             if parallel.world() == 1:  # else it takes all of them to save
                 self.save()
             raise
@@ -168,6 +174,13 @@ class Training(Iterator[Step], Generic[Batch]):
             checkpoint.save_checkpoint(self._folder, self.step, state)
         self._saved = self.step
 
+    def _put_back(self) -> None:
+        """Undo what a step that broke off has changed, unless the optimizer was at work."""
+        if self._before is not None and not self._torn:
+            self._before.restore(self._generator)
+            self._parts.restore_buffers(self._buffers)
+            self._before = None
+
     def _go_on(self, state: Mapping[str, Any], path: Path) -> None:
         checkpoint.require_same(state["identity"], self._identity, path)
         self._parts.load(state)
@@ -182,6 +195,7 @@ class Training(Iterator[Step], Generic[Batch]):
         self._before = Randomness.now(self._generator)
         terms = self._descend()
         norm = self._gradient_norm(terms)
+        parallel.copy_from_first(self._parts.buffers)  # or a resumption, which has the first's only, would differ
         lr = float(self._parts.optimizer.param_groups[0]["lr"])
         step = Step(self.step, terms, lr, float(norm), self.seconds + time.perf_counter() - began)
         if self._journal is not None and self._is_due(self._options.log_every):
@@ -206,14 +220,14 @@ class Training(Iterator[Step], Generic[Batch]):
         half = HALVES.get(self._options.precision)
         with torch.autocast(self._device.type, half, enabled=half is not None):
             batch = self._batches[number]
-            terms = dict(self._objective(batch, number / len(self._batches), self._generator))
-        _require_scalars(terms)
+            terms = self._objective(batch, number / len(self._batches), self._generator)
+        require_terms(terms)
         each = [term.float() if term.dtype in HALVES.values() else term for term in terms.values()]
         total = torch.stack(each).sum()
         found = parallel.mean(torch.stack([*each, total]).detach()).tolist()
         shown = dict(zip([*terms, "total"], found, strict=True))
         if not math.isfinite(shown["total"]):
-            raise RuntimeError(f"the loss of step {number} must be finite, got {shown}; {self._advice()}")
+            raise _NotFiniteError(f"the loss of step {number} must be finite, got {shown}")
         self._parts.optimizer.zero_grad()
         torch.autograd.backward(scaler.scale(total))
         parallel.average_gradients(self._parameters)
@@ -228,13 +242,13 @@ class Training(Iterator[Step], Generic[Batch]):
             return norm
         bad = [one for one in self._parameters if one.grad is not None and not bool(one.grad.isfinite().all())]
         where = self._parts.name_of(bad[0]) if bad else "all together"
-        raise RuntimeError(
-            f"the gradient of step {self.step} must be finite, but that of {where} is not, with terms {dict(terms)}; "
-            f"{self._advice()}"
+        raise _NotFiniteError(
+            f"the gradient of step {self.step} must be finite, but that of {where} is not, with terms {dict(terms)}"
         )
 
     def _advice(self) -> str:
-        kept = "" if self._folder is None else f", and it is kept in {self._folder}"
+        saved = self._folder is not None and 0 < self.step == self._saved
+        kept = f", and it is kept in {self._folder}" if saved else ""
         return (
             f"nothing was changed: all is as it was before this step{kept}; look at batches[{self.step}], or lower the "
             "learning rate"
@@ -285,19 +299,21 @@ def iterate(
         options: how steps are taken.
         settings: plain values that must be the same when the training is resumed, such as those of the objective.
 
-    A step that fails, and an interrupt, leave all as it was before that step, and a checkpoint of it in the folder. On
-    the CPU a training that was killed and resumed ends with the same numbers, bit by bit, as one that was not.
+    A step that fails, and an interrupt, leave all as it was before that step, and a checkpoint of it in the folder
+    unless it was the very first; of several processes only NaN and Inf, which all find together, are saved. On the CPU
+    a training that was killed and resumed ends with the same numbers, bit by bit, as one that was not.
 
     Raises:
-        TypeError: batches cannot be asked for by number, or a scheduler that needs a measure.
-        ValueError: the objective gives no terms, one that is no scalar, or one called "total"; a model that lacks
-            parameters of the optimizer, or none where one is needed; a checkpoint of another training or version, or
-            only damaged ones.
+        TypeError: batches cannot be asked for by number, a scheduler that needs a measure, the optimizer LBFGS; the
+            objective gives no mapping.
+        ValueError: the objective gives no terms, one that is no scalar, one called "total", or none with a gradient; a
+            model that lacks parameters of the optimizer, or none where one is needed; a checkpoint of another training
+            or version, or only damaged ones.
         FileExistsError: the folder holds a training, and resume is False.
         RuntimeError: a term or the gradient is NaN or infinite.
     """
     require_batches(batches)
-    _require_parts(optimizer, model, scheduler, average, folder)
+    require_parts(optimizer, model, scheduler, average, folder)
     device = optimizer.param_groups[0]["params"][0].device.type
     scaler = torch.amp.GradScaler(device, enabled=options.precision == "float16")
     parts = Parts(model, optimizer, scheduler, average, scaler)
@@ -330,35 +346,3 @@ def fit(
     for _ in training:
         continue
     return training.record
-
-
-def _require_scalars(terms: Mapping[str, Tensor]) -> None:
-    if not terms:
-        raise ValueError("objective must give at least one named term, got none")
-    if "total" in terms:
-        raise ValueError('objective must not call a term "total", which is the sum of all')
-    for name, term in terms.items():
-        if not isinstance(term, Tensor) or term.ndim:
-            got = tuple(term.shape) if isinstance(term, Tensor) else type(term).__name__
-            raise ValueError(f"term {name!r} of the objective must be a tensor of shape (), got {got}; take its mean")
-
-
-def _require_parts(
-    optimizer: Optimizer, model: nn.Module | None, scheduler: LRScheduler | None, average: Average | None, folder: Any
-) -> None:
-    if isinstance(scheduler, ReduceLROnPlateau):
-        raise TypeError(
-            "scheduler must depend on the step only, got ReduceLROnPlateau; use CosineAnnealingLR or others"
-        )
-    for name, given in (("average", average), ("folder", folder)):
-        if model is None and given is not None:
-            raise ValueError(f"{name} needs the model whose parameters are trained, got none; pass model=...")
-    if model is not None:
-        known = {id(one) for one in model.parameters()}
-        trained = [one for group in optimizer.param_groups for one in group["params"]]
-        foreign = sum(id(one) not in known for one in trained)
-        if foreign:
-            raise ValueError(
-                f"model must hold all parameters of the optimizer, but lacks {foreign} of {len(trained)}; pass the "
-                "module that holds them all, such as an nn.ModuleList"
-            )

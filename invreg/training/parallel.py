@@ -40,9 +40,7 @@ def average_gradients(parameters: Sequence[Tensor]) -> None:
         flat = torch.cat([_real(one).reshape(-1) for one in group])
         dist.all_reduce(flat)
         flat /= world()
-        parts = torch.split(flat, [_real(one).numel() for one in group])
-        for one, part in zip(group, parts, strict=True):
-            _real(one).copy_(part.view_as(_real(one)))
+        _hand_out(flat, group)
 
 
 @torch.no_grad()
@@ -50,12 +48,10 @@ def copy_from_first(tensors: Iterable[object]) -> None:
     """Overwrite tensors by those of process 0; what else there is, is left."""
     if world() == 1:
         return
-    for tensor in tensors:
-        if not isinstance(tensor, Tensor):
-            continue
-        whole = _real(tensor).contiguous()
-        dist.broadcast(whole, 0)
-        _real(tensor).copy_(whole)
+    for group in _alike(one for one in tensors if isinstance(one, Tensor)):
+        flat = torch.cat([_real(one).reshape(-1) for one in group])
+        dist.broadcast(flat, 0)
+        _hand_out(flat, group)
 
 
 def mean(values: Tensor) -> Tensor:
@@ -88,6 +84,12 @@ def any_of(flag: bool, device: torch.device) -> bool:
     found = torch.tensor(float(flag), device=device)
     dist.all_reduce(found, dist.ReduceOp.MAX)
     return bool(found)
+
+
+def _hand_out(flat: Tensor, tensors: Sequence[Tensor]) -> None:
+    parts = torch.split(flat, [_real(one).numel() for one in tensors])
+    for one, part in zip(tensors, parts, strict=True):
+        _real(one).copy_(part.view_as(_real(one)))
 
 
 def _alike(tensors: Iterable[Tensor]) -> list[list[Tensor]]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from invreg.training import Average, Options, fit, iterate
+from invreg.training.checkpoint import checkpoints
 
 
 def objective(w: Tensor) -> Any:
@@ -71,11 +72,36 @@ def test_a_loss_that_is_not_finite_stops_before_it_does_harm() -> None:
         ({"total": torch.zeros(())}, 'must not call a term "total"'),
         ({"data": torch.zeros(3)}, r"term 'data' of the objective must be a tensor of shape \(\), got \(3,\)"),
         ({"data": 1.0}, r"term 'data' of the objective must be a tensor of shape \(\), got float"),
+        ({"data": torch.ones(()), "b": torch.ones(())}, "must have a gradient, but none of 'data', 'b' has"),
     ],
 )
 def test_objectives_that_do_not_fit_are_named(terms: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         fit(lambda batch, progress, generator: terms, [0], torch.optim.SGD([parameter()], lr=0.1))
+
+
+@pytest.mark.parametrize("terms", [torch.zeros(()), [torch.zeros(())], None])
+def test_an_objective_that_names_no_terms_is_told_so(terms: Any) -> None:
+    with pytest.raises(TypeError, match=f"must give a mapping from names to terms, got {type(terms).__name__}"):
+        fit(lambda batch, progress, generator: terms, [0], torch.optim.SGD([parameter()], lr=0.1))
+
+
+def test_a_message_says_kept_only_of_what_was_saved(tmp_path: Any) -> None:
+    model = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for first, kept in ((0, False), (1, True)):
+        batches = [torch.full((1, 1), torch.nan if k == first else 1.0) for k in range(3)]
+        steps = iterate(
+            lambda batch, progress, generator: {"data": model(batch).square().mean()},
+            batches,
+            optimizer,
+            model=model,
+            folder=tmp_path / str(first),
+        )
+        with pytest.raises(RuntimeError, match=f"the loss of step {first} must be finite") as caught:
+            list(steps)
+        assert (f"it is kept in {tmp_path / str(first)}" in str(caught.value)) == kept
+        assert bool(checkpoints(tmp_path / str(first))) == kept
 
 
 def test_progress_is_the_part_of_the_steps_that_is_done() -> None:
@@ -238,6 +264,8 @@ def test_parts_that_do_not_go_together_are_named(tmp_path: Any) -> None:
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
     with pytest.raises(TypeError, match="scheduler must depend on the step only, got ReduceLROnPlateau"):
         iterate(objective(w), [0], optimizer, scheduler=plateau)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="optimizer must step by one gradient, got LBFGS"):
+        iterate(objective(w), [0], torch.optim.LBFGS([w]))
     with pytest.raises(ValueError, match="average needs the model whose parameters are trained, got none"):
         iterate(objective(w), [0], optimizer, average=Average(model))
     with pytest.raises(ValueError, match="folder needs the model whose parameters are trained, got none"):

@@ -55,14 +55,47 @@ if world > 1:
     dist.destroy_process_group()
 """
 
+NORMALIZED = """
+import sys
+import torch
+from torch import distributed as dist, nn
+from invreg.training import Options, Share, iterate
 
-def train(folder: Path, world: int, steps: int = 1000, mode: str = "begin") -> list[str]:
+rank, world, folder, mode, steps = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5])
+dist.init_process_group("gloo", init_method="file://" + folder + ".meet", rank=rank, world_size=world)
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+batches = list(torch.randn(9, 8, 3))
+if mode == "fail":
+    batches[5][7] = torch.nan  # in the part of the last process
+
+
+def objective(batch, progress, generator):
+    found = model(batch).square().mean()
+    model.eval()  # whose statistics then come from the other batches
+    steady = model(batch).square().mean()
+    model.train()
+    return {"data": found, "steady": steady}
+
+
+training = iterate(
+    objective, Share(batches), torch.optim.SGD(model.parameters(), 1e-2), model=model, folder=folder,
+    resume=mode == "resume", options=Options(save_every=3),
+)
+for step in training:
+    if training.step == steps:
+        training.save()
+        break
+"""
+
+
+def train(folder: Path, world: int, steps: int = 1000, mode: str = "begin", code: str = CODE) -> list[str]:
     """Train by some processes, and tell what they complained of."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     (folder.parent / (folder.name + ".meet")).unlink(missing_ok=True)
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", CODE, str(rank), str(world), str(folder), mode, str(steps)],
+            [sys.executable, "-c", code, str(rank), str(world), str(folder), mode, str(steps)],
             env=environment,
             stderr=subprocess.PIPE,
             text=True,
@@ -96,6 +129,21 @@ def test_two_processes_end_like_one_and_only_the_first_writes(tmp_path: Path) ->
     assert generators(about) == generators(about_resumed)
     for said in train(two, 1, mode="resume"):
         assert "options.processes was 2, is 1" in said
+
+
+@pytest.mark.slow(seconds=40)
+def test_processes_share_their_buffers_and_keep_what_was_before_nan(tmp_path: Path) -> None:
+    whole, stopped, failed = tmp_path / "whole", tmp_path / "stopped", tmp_path / "failed"
+    train(whole, 2, code=NORMALIZED)
+    train(stopped, 2, steps=4, code=NORMALIZED)
+    train(stopped, 2, mode="resume", code=NORMALIZED)
+    (one, _), (other, _) = (load_tensors(checkpoints(folder)[0]) for folder in (whole, stopped))
+    assert checkpoints(whole)[0].name == "checkpoint-0000000009.safetensors"
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    for said in train(failed, 2, mode="fail", code=NORMALIZED):
+        assert "the loss of step 5 must be finite" in said
+        assert f"it is kept in {failed}" in said
+    assert checkpoints(failed)[0].name == "checkpoint-0000000005.safetensors"
 
 
 def test_alone_nothing_is_sent() -> None:

@@ -1,0 +1,66 @@
+"""What the training loop asks of an objective's terms, and of the parts that it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import LBFGS, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from invreg.training.average import Average
+
+
+def require_terms(terms: object) -> None:
+    """Raise unless an objective gave named scalars, of which one at least has a gradient.
+
+    Raises:
+        TypeError: no mapping. ValueError: anything else.
+    """
+    if not isinstance(terms, Mapping):
+        raise TypeError(
+            f"objective must give a mapping from names to terms, got {type(terms).__name__}; return {{'data': loss}}"
+        )
+    if not terms:
+        raise ValueError("objective must give at least one named term, got none")
+    if "total" in terms:
+        raise ValueError('objective must not call a term "total", which is the sum of all')
+    for name, term in terms.items():
+        if not isinstance(term, Tensor) or term.ndim:
+            got = tuple(term.shape) if isinstance(term, Tensor) else type(term).__name__
+            raise ValueError(f"term {name!r} of the objective must be a tensor of shape (), got {got}; take its mean")
+    if not any(term.requires_grad for term in terms.values()):
+        raise ValueError(
+            f"a term of the objective must have a gradient, but none of {', '.join(map(repr, terms))} has; compute it "
+            "from the parameters that are trained, without detach() or no_grad()"
+        )
+
+
+def require_parts(
+    optimizer: Optimizer, model: nn.Module | None, scheduler: LRScheduler | None, average: Average | None, folder: Any
+) -> None:
+    """Raise unless the parts of a training go together.
+
+    Raises:
+        TypeError: an optimizer or a scheduler that needs more than a step. ValueError: a model that is missing, or that
+            lacks parameters of the optimizer.
+    """
+    if isinstance(optimizer, LBFGS):
+        raise TypeError("optimizer must step by one gradient, got LBFGS, which asks for several; use Adam or others")
+    if isinstance(scheduler, ReduceLROnPlateau):
+        raise TypeError(
+            "scheduler must depend on the step only, got ReduceLROnPlateau; use CosineAnnealingLR or others"
+        )
+    for name, given in (("average", average), ("folder", folder)):
+        if model is None and given is not None:
+            raise ValueError(f"{name} needs the model whose parameters are trained, got none; pass model=...")
+    if model is not None:
+        known = {id(one) for one in model.parameters()}
+        trained = [one for group in optimizer.param_groups for one in group["params"]]
+        foreign = sum(id(one) not in known for one in trained)
+        if foreign:
+            raise ValueError(
+                f"model must hold all parameters of the optimizer, but lacks {foreign} of {len(trained)}; pass the "
+                "module that holds them all, such as an nn.ModuleList"
+            )
