@@ -4,26 +4,15 @@ The spiral of "Opening the Blackbox" (Pal et al. 2021, section 4.2), cubic drift
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from invreg.models import CubicDrift
+from invreg.models import CubicDrift, EntrywiseMLP
 from invreg.regularizers import SolverError
 from invreg.solvers import SOSRI, NoisySolver, sdeint
 from invreg.training import MomentFit, NeuralSDE, fit
 
 TIMES = torch.linspace(0, 1, 11, dtype=torch.float64).tolist()
 START = torch.tensor([[2.0, 0.0]])
-
-
-class LinearNoise(nn.Module):
-    """A diffusion that is linear in y."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(2, 2)
-
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        return self.layer(y)
 
 
 def drift(t: Tensor, y: Tensor) -> Tensor:
@@ -42,7 +31,7 @@ def run(weight: float, steps: int, seed: int = 0) -> tuple[float, int]:
     """Misfit of the moments of 1000 paths after training, and evaluations of drift and diffusion."""
     means, variances = moments(10_000)
     torch.manual_seed(seed)
-    model = NeuralSDE(CubicDrift(2, 50), LinearNoise(), NoisySolver(method=SOSRI(), rtol=0.01, atol=0.01))
+    model = NeuralSDE(CubicDrift(2, 50), EntrywiseMLP(2, 0), NoisySolver(method=SOSRI(), rtol=0.01, atol=0.01))
     penalties = {"error": SolverError(weight)} if weight else {}
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     generator = torch.Generator().manual_seed(seed)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .brownian import BrownianPath
 from .dynamics import Dynamics, Guard, Structure, require_like
+from .jacobian import pushed
 from .method import Calculus, Noise
 from .method import Dynamics as Slope
 
@@ -169,6 +170,24 @@ def checked_diffusion(diffusion: Dynamics, t: Tensor, y: Tensor, matrix: bool) -
         return diffusion.checked(t, y, "diffusion")
     diffusion.calls += 1
     return _checked_matrix(diffusion.raw(t, y), y)
+
+
+def coupled(diffusion: Dynamics, t: Tensor, y: Tensor) -> bool:
+    """Whether entries of the diffusion of diagonal noise depend on other entries of y: two products with its Jacobian.
+
+    For a diagonal Jacobian J the quotient (J v) / v is the same whatever v. They do not count.
+    """
+    if y.numel() < 2:
+        return False
+    draws = torch.Generator().manual_seed(0)
+    directions = [(torch.rand(y.shape, generator=draws) + 0.5).to(y) for _ in range(2)]
+    try:
+        with torch.no_grad():
+            first, second = (pushed(lambda x: diffusion.evaluate(t, x), y.detach(), v) / v for v in directions)
+    except (RuntimeError, TypeError, ValueError):  # the check of the first evaluation will tell
+        return False
+    gap, size = (first - second).abs().max(), first.abs().max()
+    return bool(gap > 1e-3 * size + torch.finfo(y.dtype).tiny)
 
 
 def _require_additive(diffusion: Dynamics, g: object, t: Tensor, y: Tensor) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -34,10 +36,12 @@ from .runge_kutta import Euler, Heun
 from .solution import Solution
 from .solve import require_adjoint, solve
 from .sra import SOSRA
-from .sri import SOSRI
-from .stochastic import Kind, Stochastic, channels
+from .sri import SOSRI, SRI
+from .stochastic import Kind, Stochastic, channels, coupled
+from .stochastic_adjoint import StochasticAdjoint
 from .switch import AutoSwitch
 from .untraced import untraced
+from .warn import warn_user
 
 
 @untraced
@@ -120,10 +124,50 @@ def sdeint(
         stops,
         max_steps,
     )
+    _look_at_coupling(problem, adjoint)
     solution = solve(problem, adjoint, compile)
     if throw and not solution.success:
         raise RuntimeError(solution.report())
     return solution
+
+
+_known: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()  # diffusions that were looked at: whether they are coupled
+
+
+def _is_coupled(problem: InitialValueProblem, dynamics: Stochastic) -> bool:
+    field = dynamics.diffusion.field
+    with contextlib.suppress(TypeError):  # of a kind that cannot be remembered
+        if field in _known:
+            return _known[field]
+    found = coupled(dynamics.diffusion, *problem.first())
+    with contextlib.suppress(TypeError):
+        _known[field] = found
+    return found
+
+
+def _look_at_coupling(problem: InitialValueProblem, adjoint: Adjoint) -> None:
+    """Refuse or warn where diagonal noise is not what the method or the adjoint takes it for.
+
+    Raises:
+        ValueError: what it would compute is the solution of another equation.
+    """
+    dynamics, method = problem.dynamics, problem.method
+    if not isinstance(dynamics, Stochastic) or dynamics.kind.noise != "diagonal":
+        return
+    exact = isinstance(method, Milstein) or isinstance(adjoint, StochasticAdjoint)
+    if not (exact or isinstance(method, SRI)) or not _is_coupled(problem, dynamics):
+        return
+    said = 'diffusion must give entry i from entry i of y only for noise="diagonal"'
+    if exact:
+        name = type(method if isinstance(method, Milstein) else adjoint).__name__
+        raise ValueError(f"{said}, which {name} relies on: use Heun() of Stratonovich, or another adjoint")
+    text = f"{said}: {type(method).__name__} then has strong order 0.5, and errors above the tolerance"
+    if text not in _said:
+        _said.add(text)
+        warn_user(text)
+
+
+_said: set[str] = set()
 
 
 def noisy_problem_of(
@@ -148,18 +192,14 @@ def noisy_problem_of(
     Raises:
         TypeError, ValueError: an argument does not fit; it is named.
     """
-    require_callable("drift", drift)
-    require_callable("diffusion", diffusion)
+    for name, function in (("drift", drift), ("diffusion", diffusion)):
+        require_callable(name, function)
     require_sequences(args=args)
     require_max_steps(max_steps)
     chosen = noisy_method(method, calculus, noise)
     structure, flat = _flat(y0, noise)
     require_finite(flat)
-    times = times_of(ts, flat, False)
-    if times.requires_grad:
-        raise ValueError("ts must not require gradients: a Brownian path has no derivative; use ts.detach()")
-    if times.shape[0] > 1 and bool(times[1] < times[0]):
-        raise ValueError("ts must be increasing for stochastic equations, got a decreasing one")
+    times = _noisy_times(ts, flat)
     if controller is None and method is None and chosen.error_order is None:
         raise ValueError(
             f"controller must be Fixed(step) for {noise} noise of {calculus.capitalize()}, whose method Euler() has no "
@@ -192,6 +232,15 @@ def noisy_problem_of(
         max_steps=max_steps,
         stops=stopping,
     )
+
+
+def _noisy_times(ts: Tensor | Sequence[float], y: Tensor) -> Tensor:
+    times = times_of(ts, y, False)
+    if times.requires_grad:
+        raise ValueError("ts must not require gradients: a Brownian path has no derivative; use ts.detach()")
+    if times.shape[0] > 1 and bool(times[1] < times[0]):
+        raise ValueError("ts must be increasing for stochastic equations, got a decreasing one")
+    return times
 
 
 def _path(

@@ -103,6 +103,7 @@ MODELS: Mapping[str, type[torch.nn.Module]] = {
     "cnf": cnf.CNF,
     "concat-squash": models.ConcatSquash,
     "cubic-drift": models.CubicDrift,
+    "entrywise-mlp": models.EntrywiseMLP,
     "flow-map": teacher_forcing.FlowMap,
     "latent-ode": latent_ode.LatentODE,
     "mlp": models.MLP,

@@ -67,6 +67,34 @@ class TimeMLP(nn.Module):
         return y
 
 
+class EntrywiseMLP(nn.Module):
+    """A diffusion of diagonal noise: entry i of the result depends on entry i of y only, by a perceptron of its own.
+
+    Without hidden units it is linear, w_i y_i + b_i.
+
+    Args:
+        features: length of the last axis of y.
+        hidden: units of each entry, 0 or more, with tanh behind them.
+    """
+
+    def __init__(self, features: int, hidden: int = 16) -> None:
+        super().__init__()
+        require_count("features", features)
+        if isinstance(hidden, bool) or not isinstance(hidden, int) or hidden < 0:
+            raise ValueError(f"hidden must be an integer >= 0, got {hidden!r}")
+        self.config: Mapping[str, object] = {"features": features, "hidden": hidden}
+        self.inner = nn.Parameter(torch.randn(2, features, hidden)) if hidden else None
+        self.outer = nn.Parameter(torch.randn(features, max(hidden, 1)) / max(hidden, 1) ** 0.5)
+        self.bias = nn.Parameter(torch.zeros(features))
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        units = y.unsqueeze(-1)
+        if self.inner is not None:
+            units = torch.tanh(units * self.inner[0] + self.inner[1])
+        found: Tensor = (units * self.outer).sum(-1) + self.bias
+        return found
+
+
 class CubicDrift(nn.Module):
     """A field dy/dt = W2 tanh(W1 y^3 + b1) + b2, which holds the cubic spiral in reach of few units.
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from invreg.models import MLP, CubicDrift, TimeMLP
+from invreg.models import MLP, CubicDrift, EntrywiseMLP, TimeMLP
 from invreg.solvers import odeint
 
 
@@ -70,3 +70,15 @@ def test_widths_that_are_no_counts_are_named() -> None:
         TimeMLP(2, (0,))
     with pytest.raises(TypeError, match="widths of layers must be an int, got float"):
         MLP(2, (3.0,), 1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("hidden", [0, 5])
+def test_entries_of_an_entrywise_perceptron_depend_on_their_own_only(hidden: int) -> None:
+    torch.manual_seed(0)
+    noise, y = EntrywiseMLP(4, hidden).double(), torch.randn(4, dtype=torch.float64)
+    jacobian = torch.func.jacrev(lambda x: noise(torch.zeros(()), x))(y)
+    assert torch.equal(jacobian, jacobian.diagonal().diag())
+    assert bool((jacobian.diagonal() != 0).all())
+    assert noise(torch.zeros(()), torch.randn(3, 4, dtype=torch.float64)).shape == (3, 4)
+    with pytest.raises(ValueError, match="hidden must be an integer >= 0"):
+        EntrywiseMLP(4, -1)

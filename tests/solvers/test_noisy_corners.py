@@ -5,20 +5,25 @@ import math
 import pickle
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
+from invreg.models import EntrywiseMLP
 from invreg.regularizers import SolverStiffness
 from invreg.solvers import (
     PI,
+    SRIW1,
     Euler,
     Fixed,
+    Milstein,
     Reversible,
     ReversibleHeun,
     Status,
+    StochasticAdjoint,
     VirtualBrownianTree,
     odeint,
     sdeint,
@@ -306,3 +311,21 @@ def test_long_solves_are_let_go_after_their_gradient(stochastic: bool) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-1000:]
     assert done.stdout.startswith("done")
+
+
+def coupled(t: Tensor, y: Tensor) -> Tensor:
+    return 0.3 * torch.sin(y.flip(-1))
+
+
+def test_noise_that_is_not_diagonal_is_told_from_noise_that_is() -> None:
+    with pytest.raises(ValueError, match=r"entry i from entry i of y only .* which Milstein relies on"):
+        sdeint(f, coupled, y0, [0.0, 1.0], method=Milstein())
+    with pytest.raises(ValueError, match="which StochasticAdjoint relies on"):
+        sdeint(f, coupled, y0, [0.0, 1.0], adjoint=StochasticAdjoint())
+    with pytest.warns(UserWarning, match=r"SRIW1 then has strong order 0.5"):
+        sdeint(f, coupled, y0, [0.0, 1.0], method=SRIW1())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sdeint(f, coupled, y0, [0.0, 1.0], calculus="stratonovich")
+        sdeint(f, g, y0, [0.0, 1.0], method=SRIW1())
+        sdeint(f, EntrywiseMLP(3).double(), y0, [0.0, 1.0], method=Milstein())
