@@ -20,7 +20,8 @@ class NeuralSDE(nn.Module):
     """dy = drift(t, y) dt + diffusion(t, y) dW.
 
     Args:
-        drift, diffusion: modules of t and y, such as `CubicDrift`.
+        drift, diffusion: modules of t and y, such as `CubicDrift`; for diagonal noise the entries of the diffusion
+            depend on their own of y only, as those of `EntrywiseMLP` do.
         solver: how it is solved, and what kind of noise it has.
 
     Source: Tzen and Raginsky 2019, "Neural Stochastic Differential Equations"; Liu et al. 2019, "Neural SDE".
@@ -28,6 +29,11 @@ class NeuralSDE(nn.Module):
 
     def __init__(self, drift: nn.Module, diffusion: nn.Module, solver: NoisySolver = NoisySolver()) -> None:
         super().__init__()
+        for name, part in (("drift", drift), ("diffusion", diffusion)):
+            if not isinstance(part, nn.Module):
+                raise TypeError(f"{name} must be a module of t and y, got {type(part).__name__}")
+        if not isinstance(solver, NoisySolver):
+            raise TypeError(f"solver must be a NoisySolver, got {type(solver).__name__}")
         self.drift, self.diffusion, self.solver = drift, diffusion, solver
 
     @property
@@ -68,6 +74,8 @@ class MomentFit:
     regularizers: Mapping[str, Regularizer[Solution]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.model, NeuralSDE):
+            raise TypeError(f"model must be a NeuralSDE, got {type(self.model).__name__}")
         if len(self.times) < 2:
             raise ValueError(f"times must hold the start and at least one more, got {len(self.times)}")
         require_count("paths", self.paths)

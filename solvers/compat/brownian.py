@@ -65,16 +65,12 @@ class BrownianInterval:
             raise ValueError(f"W and H must have shape {shape}, as size says")
         self.levy_area_approximation = levy_area_approximation
         like = torch.empty(0, dtype=dtype, device=device) if given is None else given
+        area = levy_area_approximation == "space-time"
+        cell = None if dt is None or given is not None else float(dt)
         self._tree = VirtualBrownianTree(
-            float(t0),
-            float(t1),
-            shape,
-            seed=entropy,
-            cell=None if dt is None or given is not None else float(dt),
-            area=levy_area_approximation == "space-time" or H is not None,
-            dtype=like.dtype,
-            device=like.device,
+            float(t0), float(t1), shape, seed=entropy, cell=cell, area=area, dtype=like.dtype, device=like.device
         )
+        self._free = cell is None and given is None  # to be cut as those who ask first would have it
         self._moved = None if W is None else W - self._tree(self._tree.t0, self._tree.t1)
         self._bent = None if H is None else H - self._tree.with_area(self._tree.t0, self._tree.t1)[1]
 
@@ -115,6 +111,7 @@ class BrownianInterval:
     ) -> Any:
         if return_A:
             raise ValueError("return_A must be False: there is no space-space Levy area")
+        self._free = False
         begin, end = (self._tree.t0, float(ta)) if tb is None else (float(ta), float(tb))
         begin, end = self._inside("ta", begin), self._inside("ta" if tb is None else "tb", end)
         if begin > end:
@@ -133,6 +130,14 @@ class BrownianInterval:
         if not return_U:
             return w.clone()
         return w, None if area is None else (end - begin) * (w / 2 + area)
+
+    def expect(self, dt: float) -> None:
+        """Be quick for intervals of length dt, where nobody has asked for any so far and nothing else was said."""
+        if self._free:
+            old, self._free = self._tree, False
+            self._tree = VirtualBrownianTree(
+                old.t0, old.t1, old.shape, seed=old.seed, cell=dt, area=old.area, dtype=old.dtype, device=old.device
+            )
 
     def _inside(self, name: str, t: float) -> float:
         if not self._tree.t0 <= t <= self._tree.t1:

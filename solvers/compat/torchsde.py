@@ -195,6 +195,8 @@ def _integrate(request: _Request, adjoint: Adjoint, extra: bool) -> Any:
             )
         controller = PI(first_step=dt, min_step=request.dt_min)
     path = request.bm
+    if isinstance(path, BrownianInterval) and not request.adaptive:
+        path.expect(dt)
     if path is None:
         path = VirtualBrownianTree(
             times[0],

@@ -10,7 +10,7 @@ from invreg.config import SAVED
 from invreg.models import CubicDrift
 from invreg.models.pretrained import from_pretrained, save_pretrained
 from invreg.regularizers import SolverError
-from invreg.solvers import PI, SOSRI, Fixed, NoisySolver
+from invreg.solvers import PI, SOSRI, Fixed, NoisySolver, Solver
 from invreg.training import MomentFit, NeuralSDE, fit
 
 TIMES = [0.0, 0.25, 0.5]
@@ -116,3 +116,12 @@ def test_each_start_is_held_to_its_own_moments() -> None:
     wrong = fitted((both[0].flip(0), *both[1:]), 0.0, torch.Generator().manual_seed(0))
     assert right["mean"].item() < 0.01
     assert wrong["mean"].item() > 1
+
+
+def test_parts_of_another_kind_are_refused() -> None:
+    with pytest.raises(TypeError, match="solver must be a NoisySolver, got Solver"):
+        NeuralSDE(CubicDrift(), CubicDrift(), Solver())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="drift must be a module"):
+        NeuralSDE(lambda t, y: y, CubicDrift())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="model must be a NeuralSDE"):
+        MomentFit(CubicDrift(), TIMES)  # type: ignore[arg-type]

@@ -266,3 +266,15 @@ def test_bad_input_is_refused_with_a_reason() -> None:
     with pytest.raises(ValueError, match="levy_area_approximation"):
         ours.BrownianInterval(size=(2,), levy_area_approximation="foster")
     assert isinstance(ours.SDEStratonovich("diagonal"), ours.BaseSDE)
+
+
+def test_an_interval_that_nobody_asked_is_cut_as_the_steps_are() -> None:
+    sde, y0 = Problem("diagonal", "ito"), torch.randn(4, 3)
+    bm = ours.BrownianInterval(0.0, 1.0, (4, 3), entropy=1)
+    ys = ours.sdeint(sde, y0, [0.0, 1.0], bm=bm, method="euler", dt=1 / 64)
+    same = ours.BrownianInterval(0.0, 1.0, (4, 3), entropy=1, dt=1 / 64)
+    assert torch.equal(ours.sdeint(sde, y0, [0.0, 1.0], bm=same, method="euler", dt=1 / 64), ys)
+    asked = ours.BrownianInterval(0.0, 1.0, (4, 3), entropy=1)
+    before = asked(0.0, 0.3)
+    ours.sdeint(sde, y0, [0.0, 1.0], bm=asked, method="euler", dt=1 / 64)
+    assert torch.equal(asked(0.0, 0.3), before)
