@@ -29,7 +29,7 @@ class Recipe:
         seed: of the first weights, the order of the samples, and what the objective draws.
         split_seed: of the choice of the samples that are held out.
         average: decay of a running mean of the weights, such as 0.999.
-        clip, precision, save_every, log_every, tensorboard: as in `invreg.training.Options`.
+        clip, precision, save_every, save_minutes, log_every, tensorboard: as in `invreg.training.Options`.
     """
 
     data: Any
@@ -49,6 +49,7 @@ class Recipe:
     clip: float | None = 1.0
     precision: Literal["full", "bfloat16", "float16"] = "full"
     save_every: int = 1000
+    save_minutes: float | None = 10.0
     log_every: int = 1
     tensorboard: bool = False
 
@@ -72,13 +73,13 @@ class Recipe:
     @property
     def options(self) -> Options:
         """Of the loop."""
-        names = ("clip", "precision", "save_every", "log_every", "tensorboard")
+        names = ("clip", "precision", "save_every", "save_minutes", "log_every", "tensorboard")
         return Options(**{name: getattr(self, name) for name in names})
 
     @property
     def decisive(self) -> dict[str, Any]:
         """The entries on which the result depends."""
-        free = {"folder", "save_every", "log_every", "tensorboard"}
+        free = {"folder", "save_every", "save_minutes", "log_every", "tensorboard"}
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in free}
 
 

@@ -21,6 +21,7 @@ from invreg.training import checkpoint, parallel
 from invreg.training.average import Average
 from invreg.training.batches import Batches, require_batches
 from invreg.training.checkpoint import Parts
+from invreg.training.folder_lock import FolderLock, hold
 from invreg.training.journal import Journal
 from invreg.training.randomness import Randomness
 from invreg.training.record import Record, Step
@@ -51,6 +52,7 @@ class Options:
         precision: "full", or "bfloat16" or "float16" for autocast, the latter with a scaled loss; steps whose scaled
             gradient overflows are then left out.
         save_every: steps between two checkpoints.
+        save_minutes: time after which one is written even so, at the end of a step. None goes by steps only.
         log_every: steps between two lines of the log.
         tensorboard: also log for TensorBoard.
     """
@@ -58,6 +60,7 @@ class Options:
     clip: float | None = 1.0
     precision: Literal["full", "bfloat16", "float16"] = "full"
     save_every: int = 1000
+    save_minutes: float | None = 10.0
     log_every: int = 1
     tensorboard: bool = False
 
@@ -67,6 +70,8 @@ class Options:
         if self.precision not in {"full", *HALVES}:
             raise ValueError(f'precision must be "full", "bfloat16" or "float16", got {self.precision!r}')
         require_count("save_every", self.save_every)
+        if self.save_minutes is not None:
+            require_positive("save_minutes", self.save_minutes)
         require_count("log_every", self.log_every)
 
 
@@ -94,9 +99,11 @@ class Training(Iterator[Step], Generic[Batch]):
         self._parameters = parts.parameters
         self._device = self._parameters[0].device
         self._folder: Path | None = None
+        self._lock: FolderLock | None = None
         self._journal: Journal | None = None
         self._identity: dict[str, Any] = {}
         self._saved = 0  # step of the last checkpoint
+        self._saved_at = time.perf_counter()
         self._before: Randomness | None = None  # where the random sources stood before the step that is being taken
         self._buffers: dict[str, Tensor] = {}  # and what the model's buffers held, which objectives may change
         self._torn = False  # whether a step is half taken
@@ -141,12 +148,18 @@ class Training(Iterator[Step], Generic[Batch]):
             model, self._parts.optimizer, self._parts.scheduler, self._batches, how, settings
         )
         encode(self._parts.state(), {}, "state")  # what cannot be kept is better refused now than at the first save
-        if folder.is_dir() and checkpoint.checkpoints(folder):
-            if not resume:
-                raise FileExistsError(f"{folder}: holds a training already; pass resume=True or choose another folder")
-            self._go_on(*checkpoint.load_newest(folder))
+        self._take_hold(folder)
+        try:
+            if checkpoint.checkpoints(folder):
+                if not resume:
+                    raise FileExistsError(
+                        f"{folder}: holds a training already; pass resume=True or choose another folder"
+                    )
+                self._go_on(*checkpoint.load_newest(folder))
+        except BaseException:
+            self._lock = None
+            raise
         if first:
-            folder.mkdir(parents=True, exist_ok=True)
             checkpoint.sweep(folder)
             self._journal = Journal(folder, self.step, self._options.tensorboard)
         self._folder = folder
@@ -172,7 +185,19 @@ class Training(Iterator[Step], Generic[Batch]):
                 **self._parts.state(),
             }
             checkpoint.save_checkpoint(self._folder, self.step, state)
-        self._saved = self.step
+        self._saved, self._saved_at = self.step, time.perf_counter()
+
+    def _take_hold(self, folder: Path) -> None:
+        """Make the folder and lock it; if another run has it, all processes say so."""
+        taken = None
+        if parallel.rank() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock = hold(folder)
+            except BlockingIOError as error:
+                taken = error
+        if parallel.any_of(taken is not None, self._device):
+            raise taken or BlockingIOError(f"{folder}: another run is training there; choose another folder")
 
     def _put_back(self) -> None:
         """Undo what a step that broke off has changed, unless the optimizer was at work."""
@@ -207,9 +232,20 @@ class Training(Iterator[Step], Generic[Batch]):
         self.step += 1
         self._before = None
         self._torn = False
-        if self.step == len(self._batches) or self.step % self._options.save_every == 0:
+        last = self.step == len(self._batches)
+        if last or self.step % self._options.save_every == 0 or self._is_late():
             self.save()
+        if last:
+            self._lock = None
         return step
+
+    def _is_late(self) -> bool:
+        """Whether the first process has not saved for so long that all should."""
+        minutes = self._options.save_minutes
+        if minutes is None or self._folder is None:
+            return False
+        waited = time.perf_counter() - self._saved_at
+        return parallel.any_of(parallel.rank() == 0 and waited > 60 * minutes, self._device)
 
     def _is_due(self, every: int) -> bool:
         return self.step % every == 0 or self.step + 1 == len(self._batches)
@@ -310,6 +346,7 @@ def iterate(
             model that lacks parameters of the optimizer, or none where one is needed; a checkpoint of another training
             or version, or only damaged ones.
         FileExistsError: the folder holds a training, and resume is False.
+        BlockingIOError: another process trains in the folder.
         RuntimeError: a term or the gradient is NaN or infinite.
     """
     require_batches(batches)

@@ -252,6 +252,7 @@ def test_settings_out_of_range_are_named() -> None:
         ({"clip": 0.0}, "clip must be finite and > 0, got 0.0"),
         ({"precision": "half"}, 'precision must be "full", "bfloat16" or "float16", got \'half\''),
         ({"save_every": 0}, "save_every must be >= 1, got 0"),
+        ({"save_minutes": 0.0}, "save_minutes must be finite and > 0, got 0.0"),
         ({"log_every": 0}, "log_every must be >= 1, got 0"),
     ):
         with pytest.raises(ValueError, match=said):

@@ -100,6 +100,22 @@ def test_a_training_that_was_left_goes_on_to_the_same_bits(whole: Path, tmp_path
     assert [line["step"] for line in read_log(tmp_path)] == list(range(24))
 
 
+@pytest.mark.parametrize(("minutes", "last"), [(1e-9, 3), (None, 0), (10.0, 0)])
+def test_a_checkpoint_is_written_after_some_time_even_between(tmp_path: Path, minutes: Any, last: int) -> None:
+    model = nn.Linear(1, 1)
+    training = iterate(
+        lambda batch, progress, generator: {"data": model(batch).square().mean()},
+        [torch.ones(1, 1)] * 5,
+        torch.optim.SGD(model.parameters(), 0.1),
+        model=model,
+        folder=tmp_path,
+        options=Options(save_minutes=minutes),
+    )
+    for _ in range(3):
+        next(training)
+    assert [one.name for one in checkpoints(tmp_path)[:1]] == [f"checkpoint-{last:010d}.safetensors"] * bool(last)
+
+
 def test_saving_between_steps_keeps_the_last_one(whole: Path, tmp_path: Path) -> None:
     training = build(tmp_path, False)
     for _ in range(7):
@@ -118,7 +134,7 @@ def test_checkpoints_hold_no_pickle_and_two_are_kept(whole: Path) -> None:
         header = one.read_bytes()
         length = int.from_bytes(header[:8], "little")
         assert isinstance(json.loads(header[8 : 8 + length]), dict)
-    assert {one.name for one in whole.iterdir()} == {*(one.name for one in files), "log.jsonl"}
+    assert {one.name for one in whole.iterdir()} == {*(one.name for one in files), "log.jsonl", ".lock"}
 
 
 def test_an_interrupt_in_a_step_saves_the_state_before_it(whole: Path, tmp_path: Path) -> None:
@@ -276,6 +292,7 @@ def test_what_a_kill_left_half_written_is_swept_away(tmp_path: Path) -> None:
     (tmp_path / ".mine").write_bytes(b"not ours")
     build(tmp_path, True)
     assert sorted(one.name for one in tmp_path.iterdir()) == [
+        ".lock",
         ".mine",
         "checkpoint-0000000001.safetensors",
         "log.jsonl",
