@@ -108,6 +108,8 @@ def test_parts_of_parts_are_built_from_mappings_and_texts() -> None:
     assert isinstance(found.regularizers["local"], regularizers.LocalHeuristic)
     assert found.model.span == (0.0, 2.0)
     assert config.part("solver", {"rtol": "1e-9"}) == solvers.Solver(rtol=1e-9)
+    sde = {"name": "neural-sde", "drift": "cubic-drift", "diffusion": "cubic-drift", "solver": {"rtol": "1e-1"}}
+    assert config.part("model", sde).solver == solvers.NoisySolver(rtol=0.1)
     assert config.part("solver", {"controller": "pi", "method": "kvaerno5"}).method == solvers.Kvaerno5()
     assert config.part("controller", None) is None
 

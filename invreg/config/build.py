@@ -1,5 +1,6 @@
 """Objects from what users write: priors, algorithms, and whatever a training is made of; models from their folders."""
 
+import inspect
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -61,7 +62,7 @@ def algorithm(text: str, iterations: int | None = None) -> Algorithm[Any, Any]:
     return build(choose("algorithm", spec.name, ALGORITHMS), spec.name, spec.options, given)
 
 
-def part(slot: str, content: Any, given: Mapping[str, Any] | None = None) -> Any:
+def part(slot: str, content: Any, given: Mapping[str, Any] | None = None, owner: type[Any] | None = None) -> Any:
     """An object for an argument, with all that it is made of.
 
     Args:
@@ -70,23 +71,26 @@ def part(slot: str, content: Any, given: Mapping[str, Any] | None = None) -> Any
             and options, which may be such contents in their turn; for `regularizers` a mapping of these.
         given: arguments that the caller knows, as for `build`; parts of parts get those that are no parts themselves,
             such as `generator`.
+        owner: the class whose argument it is; where a name is left out, its default says which class is meant.
 
     Raises:
         TypeError, ValueError: as `parse`, `choose` and `build`; content of another kind.
     """
     known = SLOTS[slot]
     if slot == "regularizers" and isinstance(content, Mapping) and "name" not in content:
-        return {str(name): _one_part(slot, known, one, given) for name, one in content.items()}
-    return _one_part(slot, known, content, given)
+        return {str(name): _one_part(slot, known, one, given, owner) for name, one in content.items()}
+    return _one_part(slot, known, content, given, owner)
 
 
-def _one_part(slot: str, known: Mapping[str, Any], content: Any, given: Mapping[str, Any] | None) -> Any:
+def _one_part(
+    slot: str, known: Mapping[str, Any], content: Any, given: Mapping[str, Any] | None, owner: type[Any] | None
+) -> Any:
     if content is None:
         return None
     if isinstance(content, str):
         spec = parse(content)
     elif isinstance(content, Mapping):
-        name = content.get("name", USUAL.get(slot))
+        name = content.get("name", _usual(slot, owner))
         if not isinstance(name, str):
             raise ValueError(f"{slot} must have a name, one of {', '.join(sorted(known))}, got {dict(content)}")
         spec = Spec(parse(name).name, {str(key): plain(one) for key, one in content.items() if key != "name"})
@@ -101,8 +105,16 @@ def _one_part(slot: str, known: Mapping[str, Any], content: Any, given: Mapping[
         if key not in keys(cls):
             raise ValueError(unknown_name(f"option of {spec.name}", key, keys(cls)))
     passed = {key: one for key, one in (given or {}).items() if key not in SLOTS}
-    options = {key: part(key, one, passed) if key in SLOTS else one for key, one in spec.options.items()}
+    options = {key: part(key, one, passed, cls) if key in SLOTS else one for key, one in spec.options.items()}
     return build(cls, spec.name, options, given)
+
+
+def _usual(slot: str, owner: type[Any] | None) -> str | None:
+    """The name that a mapping may leave out."""
+    if slot not in USUAL or owner is None:
+        return USUAL.get(slot)
+    default = inspect.signature(owner).parameters[slot].default
+    return next((name for name, one in SLOTS[slot].items() if type(default) is one), USUAL[slot])
 
 
 def save_pretrained(

@@ -184,4 +184,4 @@ SLOTS: Mapping[str, Mapping[str, Any]] = {
 """Arguments that are objects, and the names for what may be put there."""
 
 USUAL: Mapping[str, str] = {"solver": "solver"}
-"""What a mapping without a name stands for."""
+"""What a mapping without a name stands for, unless the default of the argument is of another of the named classes."""

@@ -16,6 +16,7 @@ from invreg.models.derivatives import slope_and_trace
 from invreg.random import draw
 from invreg.regularizers.compose import named_terms
 from invreg.solvers import Solution, Solver
+from invreg.training.requirements import require_model, require_solver
 
 Solve = Callable[..., Solution]  # (field, y0, ts) -> Solution
 Trace = Literal["exact", "rademacher", "gaussian"]
@@ -68,6 +69,7 @@ class CNF(nn.Module):
         if trace not in {"exact", "rademacher", "gaussian"}:
             raise ValueError(f'trace must be "exact", "rademacher" or "gaussian", got {trace!r}')
         self.field, self.features, self.trace = field, features, trace
+        require_solver(solver)
         self.end, self.solver = float(end), solver
 
     @property
@@ -142,13 +144,14 @@ class NegativeLogLikelihood:
         regularizers: of the solution, by name; with `.at(progress)`.
 
     Raises:
-        ValueError: a regularizer is called "data".
+        ValueError: a regularizer is called "data". TypeError: the model is no `CNF`.
     """
 
     model: CNF
     regularizers: Mapping[str, Regularizer[Solution]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        require_model("NegativeLogLikelihood", self.model, CNF)
         if "data" in self.regularizers:
             raise ValueError('regularizers must not be called "data", which is the likelihood; choose another name')
 

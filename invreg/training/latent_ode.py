@@ -15,6 +15,7 @@ from invreg.models.recurrent import Gaussian, SeriesEncoder
 from invreg.regularizers.compose import named_terms
 from invreg.solvers import Solution, Solver
 from invreg.training import parallel
+from invreg.training.requirements import require_model, require_solver
 
 Solve = Callable[..., Solution]  # (field, y0, ts) -> Solution
 
@@ -51,6 +52,7 @@ class LatentODE(nn.Module):
     ) -> None:
         super().__init__()
         require_positive("sigma", sigma)
+        require_solver(solver)
         self.encoder, self.field, self.decoder = encoder, field, decoder
         self.sigma, self.solver = sigma, solver
 
@@ -128,6 +130,7 @@ class EvidenceBound:
     regularizers: Mapping[str, Regularizer[Solution]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        require_model("EvidenceBound", self.model, LatentODE)
         taken = {"data", "divergence"} & set(self.regularizers)
         if taken:
             raise ValueError(f"regularizers must not be called {taken}, which the bound has; choose another name")

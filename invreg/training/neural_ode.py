@@ -12,6 +12,7 @@ from invreg._check import require_positive
 from invreg.interfaces import Regularizer
 from invreg.regularizers.compose import named_terms
 from invreg.solvers import Solution, Solver
+from invreg.training.requirements import require_model, require_solver
 
 Solve = Callable[..., Solution]  # (field, y0, ts) -> Solution
 
@@ -35,7 +36,7 @@ class NeuralODE(nn.Module):
         solver: how it is solved: a `Solver`, or any function of (field, y0, ts) that gives a `Solution`.
 
     Raises:
-        ValueError: t0 and t1 are the same.
+        ValueError: t0 and t1 are the same. TypeError: the solver is no function, or one with noise.
 
     Source: Chen et al. 2018, "Neural Ordinary Differential Equations".
     """
@@ -52,6 +53,7 @@ class NeuralODE(nn.Module):
         super().__init__()
         if len(span) != 2 or span[0] == span[1]:
             raise ValueError(f"span must be two different times, got {span}")
+        require_solver(solver)
         self.field, self.encoder, self.head = field, encoder, head
         self.span, self.solver = (float(span[0]), float(span[1])), solver
 
@@ -86,7 +88,7 @@ class Supervised:
         steer: b of STEER, >= 0: in training the flow ends at a time drawn uniformly from (t1 - b, t1 + b).
 
     Raises:
-        ValueError: steer is not below |t1 - t0|, or a regularizer is called "data".
+        ValueError: steer is not below |t1 - t0|, or a regularizer is called "data". TypeError: the model is another.
 
     Source: of STEER, Ghosh et al. 2020, "STEER: Simple Temporal Regularization For Neural ODEs"; of the regularizers,
     Pal et al. 2021, "Opening the Blackbox", and 2023, "Locally Regularized Neural Differential Equations".
@@ -98,6 +100,7 @@ class Supervised:
     steer: float = 0.0
 
     def __post_init__(self) -> None:
+        require_model("Supervised", self.model, NeuralODE)
         require_positive("steer", self.steer, zero_allowed=True)
         length = abs(self.model.span[1] - self.model.span[0])
         if self.steer >= length:
@@ -143,6 +146,7 @@ class TrajectoryFit:
 
     Raises:
         ValueError: fewer than two times, or a regularizer called "data"; on call, targets of another shape.
+        TypeError: the solver is no function, or one with noise.
     """
 
     field: nn.Module
@@ -153,6 +157,7 @@ class TrajectoryFit:
     def __post_init__(self) -> None:
         if len(self.times) < 2:
             raise ValueError(f"times must hold the start and at least one more, got {len(self.times)}")
+        require_solver(self.solver)
         _require_names(self.regularizers)
 
     def __call__(

@@ -1,4 +1,4 @@
-"""What the training loop asks of an objective's terms, and of the parts that it is given."""
+"""What a training asks of the parts that it is given: of terms, models, solvers and optimizers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from invreg.solvers import NoisySolver
 from invreg.training.average import Average
 
 
@@ -35,6 +36,23 @@ def require_terms(terms: object) -> None:
             f"a term of the objective must have a gradient, but none of {', '.join(map(repr, terms))} has; compute it "
             "from the parameters that are trained, without detach() or no_grad()"
         )
+
+
+def require_model(objective: str, model: object, wanted: type[nn.Module]) -> None:
+    """Raise TypeError unless an objective was given the kind of model that it is about."""
+    if not isinstance(model, wanted):
+        raise TypeError(
+            f"model of {objective} must be a {wanted.__name__}, got {type(model).__name__}; choose the objective that "
+            "goes with it"
+        )
+
+
+def require_solver(solver: object) -> None:
+    """Raise TypeError unless it may solve ordinary differential equations."""
+    if isinstance(solver, NoisySolver):
+        raise TypeError("solver must be one without noise, got NoisySolver; use Solver, or a NeuralSDE")
+    if not callable(solver):
+        raise TypeError(f"solver must be a Solver or a function of (field, y0, ts), got {type(solver).__name__}")
 
 
 def require_parts(
