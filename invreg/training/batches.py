@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from invreg._check import require_count, require_tensor
+from invreg._store import update_digest
 from invreg.training.parallel import rank as own_rank
 from invreg.training.parallel import world as all_ranks
 
@@ -81,9 +83,17 @@ class Shuffled:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the batches follow from, but for the data."""
+        """What the batches follow from, of the data a digest, made when it is first asked for."""
         names = ("samples", "size", "steps", "seed", "drop_last")
-        return {name: getattr(self, name) for name in names}
+        return {**{name: getattr(self, name) for name in names}, "data": self._digest}
+
+    @cached_property
+    def _digest(self) -> str:
+        total = hashlib.blake2b(digest_size=8)
+        for tensor in self.tensors:
+            one = tensor.detach().cpu().resolve_conj().resolve_neg()
+            update_digest(total, "data", torch.view_as_real(one) if one.is_complex() else one)
+        return total.hexdigest()
 
     def _order(self, epoch: int) -> Tensor:
         if self._known[0] != epoch:

@@ -41,7 +41,21 @@ def test_the_last_batch_may_be_left_out_and_steps_counted_instead_of_epochs() ->
     counted = Shuffled(x, size=4, steps=5, seed=0)
     assert len(counted) == 5
     assert torch.equal(counted[4][0], Shuffled(x, size=4, epochs=2, seed=0)[4][0])
-    assert counted.settings == {"samples": 10, "size": 4, "steps": 5, "seed": 0, "drop_last": False}
+    settings = dict(counted.settings)
+    assert len(settings.pop("data")) == 16
+    assert settings == {"samples": 10, "size": 4, "steps": 5, "seed": 0, "drop_last": False}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.complex64])
+def test_settings_tell_data_apart_by_any_entry(dtype: torch.dtype) -> None:
+    def digest(*tensors: Tensor) -> str:
+        found: str = Shuffled(*tensors, size=4, steps=1, seed=0).settings["data"]
+        return found
+
+    x, other = torch.zeros(100, 3, dtype=dtype), torch.zeros(100, 3, dtype=dtype)
+    other[50, 1] = 1
+    assert digest(x) == digest(x.clone()) == digest(torch.zeros(3, 100, dtype=dtype).T)
+    assert len({digest(x), digest(other), digest(x, x), digest(x.reshape(100, 3, 1)), digest(x, other)}) == 5
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from invreg._store import DamagedFileError, load_tensors
-from invreg.training import Options, Record, Training, iterate, read_log
+from invreg.training import Options, Record, Shuffled, Training, iterate, read_log
 from invreg.training.checkpoint import checkpoints, load_checkpoint
 
 # the same in this process and in one that is killed
@@ -225,6 +225,29 @@ def test_resuming_what_is_finished_does_nothing(whole: Path) -> None:
 def test_another_training_is_refused_by_its_differences(whole: Path, change: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=rf"belongs to another training: {said}.*; go back to its settings"):
         build(whole, True, **change)
+
+
+def test_data_that_differ_in_one_middle_row_are_refused(tmp_path: Path) -> None:
+    x = torch.zeros(100, 1)
+
+    def begin(resume: bool) -> Training[Any]:
+        model = nn.Linear(1, 1)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        batches = Shuffled(x, size=10, epochs=1, seed=0)
+        return iterate(
+            lambda b, p, g: {"data": model(b[0]).square().mean()},
+            batches,
+            optimizer,
+            model=model,
+            folder=tmp_path,
+            resume=resume,
+        )
+
+    list(begin(False))
+    assert begin(True).step == 10
+    x[Shuffled(torch.arange(100), size=10, epochs=1, seed=0)[5][0][0]] = 1
+    with pytest.raises(ValueError, match="belongs to another training: batches.data was .*, is "):
+        begin(True)
 
 
 def test_what_cannot_be_kept_is_refused_before_the_first_step(tmp_path: Path) -> None:
