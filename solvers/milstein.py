@@ -38,17 +38,7 @@ class Milstein(StochasticMethod):
     derivative_free: bool = False
     strong_orders = MILSTEIN
 
-    @property
-    def order(self) -> int:
-        return 1
-
-    @property
-    def error_order(self) -> int:
-        return 1
-
-    @property
-    def evaluations(self) -> int:
-        return 6
+    evaluations = 6
 
     def step(self, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Slope = None) -> NoisyStep:
         noisy, h = driven(dynamics, self), float(dt)
@@ -108,17 +98,7 @@ class EulerHeun(StochasticMethod):
 
     strong_orders = EULER_HEUN
 
-    @property
-    def order(self) -> int:
-        return 1
-
-    @property
-    def error_order(self) -> int:
-        return 1
-
-    @property
-    def evaluations(self) -> int:
-        return 4
+    evaluations = 4
 
     def step(self, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Slope = None) -> NoisyStep:
         noisy, h = driven(dynamics, self), float(dt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor
 
 from .method import Method, Step
-from .runge_kutta import stiffness_ratio
+from .runge_kutta import require_one_of, stiffness_ratio
+from .stochastic_tableau import Additive, Diagonal
 from .sums import weighted
 
 Estimate = Literal["embedded", "sum"]
@@ -59,17 +61,44 @@ class NoisyStep(Step):
 class StochasticMethod(Method):
     """What methods for stochastic equations share: they begin each step anew, and have no dense output of their own."""
 
-    @property
-    def dense_order(self) -> int:
-        return 1
+    order = 1
+    dense_order = 1
+    error_order = 1
 
     @property
     def stability_size(self) -> float | None:
+        """None: not known. Overridden where the method has one."""
         return None
 
     @property
     def has_stiffness(self) -> bool:
+        """Overridden by methods whose late stages share a time."""
         return False
+
+
+class Roessler(StochasticMethod):
+    """What Roessler's methods share, for additive noise and for diagonal noise; a class states its numbers."""
+
+    order = 2
+    noise_order = 1.5
+    needs_area = True
+    estimate: Estimate = "embedded"
+
+    def __post_init__(self) -> None:
+        require_one_of("estimate", self.estimate, ("embedded", "sum"))
+
+    @property
+    @abstractmethod
+    def table(self) -> Additive | Diagonal:
+        """The numbers of the method."""
+
+    @property
+    def stability_size(self) -> float | None:
+        return self.table.stability_size
+
+    @property
+    def has_stiffness(self) -> bool:
+        return self.table.stiffness_pair is not None
 
 
 def plus(y: Tensor, h: float, weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:

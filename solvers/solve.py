@@ -165,7 +165,7 @@ def solve(problem: InitialValueProblem, adjoint: Adjoint, compile: bool | Litera
 
     if (noisy or not compiled) and _lean(problem, adjoint, stochastic):
         found = integrate_blocks(problem, slope) if compiled else integrate_lean(problem, slope, dt.item())
-        return _solution(problem, found, base, recorded=False)
+        return _solution(problem, found, base, recorded=len(found.steps) > 0)
     run = adjoint.run(problem, forward, captured)
     return _solution(problem, run, base)
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from . import stochastic_tableau as tableaux
 from .method import Dynamics, Slope, StrongOrders, real_dtype
-from .noisy import Estimate, NoisyStep, StochasticMethod, error_of, pair_of
-from .runge_kutta import require_one_of, stage_times
+from .noisy import Estimate, NoisyStep, Roessler, StochasticMethod, error_of, pair_of
+from .runge_kutta import stage_times
 from .stochastic import driven
 from .stochastic_tableau import Additive
 from .sums import weighted
@@ -20,37 +20,15 @@ from .sums import weighted
 ADDITIVE: StrongOrders = {("ito", "additive"): 1.5, ("stratonovich", "additive"): 1.5}
 
 
-class SRA(StochasticMethod):
+class SRA(Roessler):
     """Roessler's methods for additive noise, of Ito or Stratonovich: what they share; a class states its numbers."""
 
     strong_orders = ADDITIVE
-    noise_order = 1.5
-    needs_area = True
-    estimate: Estimate = "embedded"
-
-    def __post_init__(self) -> None:
-        require_one_of("estimate", self.estimate, ("embedded", "sum"))
 
     @property
     @abstractmethod
     def table(self) -> Additive:
         """The numbers of the method."""
-
-    @property
-    def order(self) -> int:
-        return 2
-
-    @property
-    def error_order(self) -> int:
-        return 1
-
-    @property
-    def stability_size(self) -> float | None:
-        return self.table.stability_size
-
-    @property
-    def has_stiffness(self) -> bool:
-        return self.table.stiffness_pair is not None
 
     @property
     def evaluations(self) -> int:
@@ -149,18 +127,8 @@ class ShARK(StochasticMethod):
     strong_orders = ADDITIVE
     noise_order = 1.5
     needs_area = True
-
-    @property
-    def order(self) -> int:
-        return 2
-
-    @property
-    def error_order(self) -> int:
-        return 1
-
-    @property
-    def evaluations(self) -> int:
-        return 4
+    order = 2
+    evaluations = 4
 
     def step(self, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Slope = None) -> NoisyStep:
         noisy, h = driven(dynamics, self), float(dt)

@@ -13,44 +13,22 @@ from torch import Tensor
 
 from . import stochastic_tableau as tableaux
 from .method import Dynamics, Slope, StrongOrders, real_dtype
-from .noisy import Estimate, NoisyStep, StochasticMethod, error_of, pair_of, plus
-from .runge_kutta import require_one_of, stage_times
+from .noisy import Estimate, NoisyStep, Roessler, error_of, pair_of, plus
+from .runge_kutta import stage_times
 from .stochastic import driven
 from .stochastic_tableau import Diagonal
 from .sums import weighted
 
 
-class SRI(StochasticMethod):
+class SRI(Roessler):
     """Roessler's methods for diagonal and scalar noise of Ito: what they share; a class states its numbers."""
 
     strong_orders: ClassVar[StrongOrders] = {("ito", "diagonal"): 1.5, ("ito", "scalar"): 1.5}
-    noise_order = 1.5
-    needs_area = True
-    estimate: Estimate = "embedded"
-
-    def __post_init__(self) -> None:
-        require_one_of("estimate", self.estimate, ("embedded", "sum"))
 
     @property
     @abstractmethod
     def table(self) -> Diagonal:
         """The numbers of the method."""
-
-    @property
-    def order(self) -> int:
-        return 2
-
-    @property
-    def error_order(self) -> int:
-        return 1
-
-    @property
-    def stability_size(self) -> float | None:
-        return self.table.stability_size
-
-    @property
-    def has_stiffness(self) -> bool:
-        return self.table.stiffness_pair is not None
 
     @property
     def evaluations(self) -> int:
