@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import os
-import secrets
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,38 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invreg._files import write_whole
+
 MARK = "!"
 """The key of JSON objects that stand for what JSON has no word for."""
 
 
 class DamagedFileError(ValueError):
     """A file that is there but is not what was written."""
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, over an existing one; it is on the disk when this returns."""
-    temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Have the names of a folder on the disk, where the system lets a folder be opened."""
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Any) -> None:

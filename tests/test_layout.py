@@ -16,8 +16,8 @@ GROUND = ("solvers",)
 # a part imports only from lower numbers; the digit behind the point orders the parts of one floor
 FLOORS: dict[str, float] = {
     # 1: what everything stands on
-    **dict.fromkeys(("_check", "_store", "random", "_torchvision"), 1.0),
-    **dict.fromkeys(("interfaces", "_channels", "metrics", "phantom", "assets"), 1.1),
+    **dict.fromkeys(("_check", "_files", "random", "_torchvision"), 1.0),
+    **dict.fromkeys(("_store", "interfaces", "_channels", "metrics", "phantom", "assets"), 1.1),
     **dict.fromkeys(("linalg", "data"), 1.2),
     # 2: physics, models, data
     **dict.fromkeys(("noise", "operators", "models", "transport", "collocation"), 2.0),

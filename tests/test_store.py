@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from invreg._store import DamagedFileError, decode, encode, load_tensors, save_tensors, write_whole
+from invreg._files import write_whole
+from invreg._store import DamagedFileError, decode, encode, load_tensors, save_tensors
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from invreg.cli.report import write_bytes
+from invreg._files import write_whole
 
 
 def draw_comparison(
@@ -50,4 +50,4 @@ def draw_comparison(
     bar.set_label(unit, fontsize=8)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    write_bytes(path, buffer.getvalue())
+    write_whole(path, buffer.getvalue())

@@ -1,9 +1,7 @@
 """How the command line speaks: results on stdout, everything else on stderr, errors in one line, interrupts noticed."""
 
 import json
-import os
 import platform
-import secrets
 import signal
 import sys
 import threading
@@ -18,6 +16,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from invreg._files import write_whole
 
 OK, FAILED, BAD_INPUT = 0, 1, 2
 # what a user can set right; anything else is a failed computation
@@ -112,20 +112,7 @@ def versions() -> dict[str, str]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small text file whole or not at all, over an existing one."""
-    write_bytes(path, text.encode("utf-8"))
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a small file whole or not at all, over an existing one."""
-    temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, text.encode("utf-8"))
 
 
 @contextmanager

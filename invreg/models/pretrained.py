@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from invreg._check import unknown_name
-from invreg._store import DamagedFileError, decode, encode, load_tensors, save_tensors, sync_folder, write_whole
+from invreg._files import sync_folder, write_whole
+from invreg._store import DamagedFileError, decode, encode, load_tensors, save_tensors
 
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"

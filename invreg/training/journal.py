@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from invreg._store import write_whole
+from invreg._files import write_whole
 from invreg.training.record import Step
 
 LOG = "log.jsonl"
