@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -48,33 +47,32 @@ def integrate_blocks(problem: InitialValueProblem, slope: Tensor) -> Run:
     assert isinstance(dynamics, Stochastic)
     assert isinstance(controller, Fixed)
     assert controller.step is not None
-    dt, times, y = controller.step, problem.ts.tolist(), problem.y0
-    ends = [times[0], *problem.stops, times[-1]]
-    counts = [max(1, round((b - a) / dt) if _divides(dt, b - a) else int((b - a) / dt) + 1) for a, b in pairwise(ends)]
-    if sum(counts) > problem.max_steps or len(times) == 1:
+    dt, y = controller.step, problem.y0
+    pieces, wanted = list(problem.fixed_steps()), set(problem.ts.tolist())
+    stops = wanted.union(problem.stops)
+    if not 0 < len(pieces) <= problem.max_steps:
         return integrate_lean(problem, slope, dt)
     program = program_of(problem.method, dynamics.kind, dynamics.structure, dynamics.time_dtype, dt)
     drifts, diffusions = _work(problem, dynamics, dt)
-    ys = [y]
-    for (begin, end), count in zip(pairwise(ends), counts, strict=True):
-        whole = count if _divides(dt, end - begin) else count - 1
-        for k in range(0, whole - whole % BLOCK, BLOCK):
-            y = _block(problem, dynamics, program, begin + k * dt, dt, y)
+    ys, done = [y], 0
+    while done < len(pieces):
+        block = pieces[done : done + BLOCK]
+        inside = any(end in stops for _, end in block[:-1])
+        t, end = block[-1]
+        if len(block) == BLOCK and not inside and abs(end - t - dt) < 1e-9 * dt:
+            y = _block(problem, dynamics, program, block, y)
             dynamics.calls += BLOCK * drifts
             dynamics.diffusion.calls += BLOCK * diffusions
-        for k in range(whole - whole % BLOCK, count):
-            t, after = begin + k * dt, end if k + 1 == count else begin + (k + 1) * dt
-            start = torch.full_like(problem.ts[0], t)
-            y = problem.method.step(dynamics.over(t, after), start, after - t, y).y
-        if end in times:
+        else:
+            t, end = block[0]
+            block = block[:1]
+            y = problem.method.step(dynamics.over(t, end), t, end - t, y).y
+        done += len(block)
+        if end in wanted:
             ys.append(y)
     if not bool(y.isfinite().all()):
         return integrate_lean(problem, slope, dt)  # which tells where it happened
-    return lean_run(problem, ys, y, sum(counts))
-
-
-def _divides(dt: float, span: float) -> bool:
-    return abs(span / dt - round(span / dt)) < 1e-9 * span / dt
+    return lean_run(problem, ys, y, len(pieces))
 
 
 _known: dict[tuple[Method, Kind, tuple[int, ...]], tuple[int, int]] = {}
@@ -93,17 +91,20 @@ def _work(problem: InitialValueProblem, dynamics: Stochastic, dt: float) -> tupl
 
 
 def _block(
-    problem: InitialValueProblem, dynamics: Stochastic, program: Program, begin: float, dt: float, y: Tensor
+    problem: InitialValueProblem,
+    dynamics: Stochastic,
+    program: Program,
+    block: Sequence[tuple[float, float]],
+    y: Tensor,
 ) -> Tensor:
-    """The state after a block of steps from y at `begin`."""
+    """The state after a block of steps from y."""
     path = dynamics.path
-    pieces = [(begin + k * dt, begin + (k + 1) * dt) for k in range(BLOCK)]
     if problem.method.needs_area:
-        noise = [path.with_area(a, b) for a, b in pieces]
+        noise = [path.with_area(t, end) for t, end in block]
         increments, areas = torch.stack([w for w, _ in noise]), torch.stack([area for _, area in noise])
     else:
-        increments, areas = torch.stack([path.increment(a, b) for a, b in pieces]), None
-    t = torch.full_like(problem.ts[0], begin)
+        increments, areas = torch.stack([path.increment(t, end) for t, end in block]), None
+    t = torch.full_like(problem.ts[0], block[0][0])
     return program(dynamics.field, dynamics.diffusion.field, dynamics.args, t, y, increments, areas)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .jacobian import Linearized, uncounted
 from .linear import Inverse, Linear, chosen, require_linear
-from .method import Dynamics, Method, Slope, Step, real_dtype
+from .method import Dynamics, Method, Slope, Step, Time, real_dtype, time_at
 from .newton import Newton
 from .sums import polynomial
 
@@ -138,8 +138,8 @@ class ImplicitStep(Step):
         self,
         method: ImplicitRungeKutta,
         dynamics: Dynamics,
-        t: Tensor,
-        dt: float | Tensor,
+        t: Time,
+        dt: Time,
         y: Tensor,
         slope: Slope,
     ) -> None:
@@ -151,7 +151,13 @@ class ImplicitStep(Step):
         self.zs, self.y = [self.first * self.h], y
         with torch.no_grad():
             self._linearized = Linearized(dynamics, self._time(0.0), y.detach())
-            newton = Newton(self._inverse(self._linearized), y.detach(), t.ndim > 0, table.gamma, method.tolerance)
+            newton = Newton(
+                self._inverse(self._linearized),
+                y.detach(),
+                isinstance(t, Tensor) and t.ndim > 0,
+                table.gamma,
+                method.tolerance,
+            )
         for i in range(1, len(table.a)):
             known, time = _plus(y, table.a[i], self.zs), self._time(table.c[i])
 
@@ -169,7 +175,7 @@ class ImplicitStep(Step):
             self.y = torch.add(known, z, alpha=table.gamma)
 
     def _time(self, c: float) -> Tensor:
-        return (self.t + self.dt * c).to(real_dtype(self.start))
+        return time_at(self.t, self.dt, c, self.start)
 
     def _inverse(self, linearized: Linearized) -> Inverse:
         return chosen(self.method.linear, linearized).inverse(linearized, self.h * self.method.table.gamma)
@@ -267,7 +273,7 @@ class ImplicitRungeKutta(Method):
     def error_order(self) -> int | None:
         return self.table.error_order
 
-    def step(self, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Slope = None) -> ImplicitStep:
+    def step(self, dynamics: Dynamics, t: Time, dt: Time, y: Tensor, slope: Slope = None) -> ImplicitStep:
         return ImplicitStep(self, dynamics, t, dt, y, slope)
 
 

@@ -12,13 +12,12 @@ from torch import Tensor
 from .controller import Adaptive, Fixed
 from .event import locate
 from .method import Slope, Step, end_at
-from .problem import InitialValueProblem
+from .problem import BARELY, InitialValueProblem
 from .record import Status
 from .stochastic import Stochastic
 
 PATIENCE = 40  # rejections in a row for NaN or infinity: 0.2^40 is far below the resolution of the clock
 NEARLY = 1.01  # a step that ends this close to a stop goes there at once
-BARELY = 1 + 1e-9  # the same where steps may not be longer
 
 
 class Accepted(NamedTuple):
@@ -47,7 +46,6 @@ class March:
         dt: length of the first step, > 0; `Fixed` controllers have their own.
         stochastic: whether the functions draw random numbers: then each step begins with a fresh evaluation, and the
             states of the generators are kept for the replay.
-        lean: whether nobody asks for the estimates of steps of fixed length.
     """
 
     def __init__(
@@ -56,7 +54,6 @@ class March:
         slope: Tensor,
         dt: float,
         stochastic: bool = False,
-        lean: bool = False,
     ) -> None:
         self.problem = problem
         self.controller = problem.controller
@@ -66,15 +63,14 @@ class March:
         self.y = problem.y0
         self.status, self.reached = Status.RUNNING, self.t
         self.accepted = self.rejected = 0
-        grid = times[1:] if isinstance(self.controller, Fixed) and self.controller.step is None else []
-        self._stops = iter(sorted({*problem.stops, *grid} - {self.end}, key=lambda t: t * self.sign))
+        self._fixed = problem.fixed_steps() if isinstance(self.controller, Fixed) else iter(())
+        self._stops = iter(sorted(set(problem.stops) - {self.end}, key=lambda t: t * self.sign))
         self._stop = next(self._stops, self.end)
         noisy = isinstance(problem.dynamics, Stochastic)
         self._fresh = stochastic or (noisy and not problem.method.carries_noise)  # each step begins with an evaluation
         self._slope: Callable[[], Slope] | None = None if self._fresh or noisy else lambda: slope
         self._dt = dt
-        self._stochastic, self._lean = stochastic, lean
-        self._anchor, self._taken = self.t, 0  # the last stop, and the steps since
+        self._stochastic = stochastic
         self._zero = problem.shift(self.t)
         self._which = self._run = self._failures = 0
         self._earlier = (1.0, 1.0)
@@ -88,13 +84,13 @@ class March:
                 return
             random = random_states(self.y.device) if self._stochastic else None
             method = self.problem.methods[self._which]
-            start = self._zero + self.t
+            start = self._start()
             slope = None if self._slope is None else self._slope()
             dynamics = self.problem.dynamics.over(self.t, end)
             step = method.step(dynamics, start, self.sign * h, self.y, slope)
-            error = None if self._lean else step.error()
+            error = step.error()
             ratio = None if error is None else self.problem.judge(error, self.y, step)
-            stiffness = step.stiffness(samples=False) if method.has_stiffness and not self._lean else None
+            stiffness = step.stiffness(samples=False) if method.has_stiffness else None
             judged = self._judged(ratio, stiffness)
             values = read([*judged, *self._conditions(end, step.y)])
             if judged and not self._accepts(values[0], h):
@@ -115,7 +111,10 @@ class March:
             if end in self.problem.jumps:
                 self._zero = self.problem.shift(self.t)
             self._slope = None if self._fresh or end in self.problem.jumps else step.slope
-            self._anchor, self._taken = (self.t, 0) if end == self._stop else (self._anchor, self._taken + 1)
+
+    def _start(self) -> Tensor:
+        """The time, with the gradient of ts[0]."""
+        return self._zero + self.t if self._zero.requires_grad else self._zero.new_full(self._zero.shape, self.t)
 
     def _goes_on(self) -> bool:
         if (self.t - self.end) * self.sign >= 0:
@@ -131,20 +130,16 @@ class March:
 
     def _length(self) -> tuple[float, float]:
         """Length of the next step, and the time it reaches."""
+        if isinstance(self.controller, Fixed):
+            _, end = next(self._fixed)
+            return abs(end - self.t), end
         while self._stop != self.end and (self._stop - self.t) * self.sign <= 0:
             self._stop = next(self._stops, self.end)
         left = abs(self._stop - self.t)
-        if isinstance(self.controller, Fixed):
-            h = left if self.controller.step is None else self.controller.step
-            reach = h * BARELY
-        else:
-            h = min(max(self._dt, self.controller.min_step), self.controller.max_step)
-            reach = min(h * NEARLY, self.controller.max_step * BARELY)
+        h = min(max(self._dt, self.controller.min_step), self.controller.max_step)
+        reach = min(h * NEARLY, self.controller.max_step * BARELY)
         if reach >= left and not (self.problem.overshoot and self._stop == self.end):
             return left, self._stop
-        if isinstance(self.controller, Fixed):  # not added up, so that a thousand steps end where they should
-            end = self._anchor + self.sign * h * (self._taken + 1)
-            return abs(end - self.t), end
         end = self.t + self.sign * h
         snapped = self.problem.dynamics.snap(self.t, end)
         return (h, end) if snapped == end else (snapped - self.t, snapped)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from .controller import Adaptive, Fixed, rms, rms_per_sample, scaled
-from .march import BARELY, NEARLY, PATIENCE
+from .march import NEARLY, PATIENCE
 from .method import Dynamics, Method, Step, real_dtype
-from .problem import InitialValueProblem, spread
+from .problem import BARELY, InitialValueProblem, spread
 from .record import Status
 
 

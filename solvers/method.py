@@ -12,6 +12,7 @@ from torch import Tensor
 _REAL = {torch.complex32: torch.float16, torch.complex64: torch.float32, torch.complex128: torch.float64}
 Dynamics = Callable[[Tensor, Tensor], Tensor]  # (t, y) -> dy/dt, shaped as y
 Slope = Tensor | tuple[Tensor, Tensor] | None
+Time = float | Tensor  # a number, or a tensor that broadcasts to the state
 Calculus = Literal["ito", "stratonovich"]
 Noise = Literal["additive", "scalar", "diagonal", "commutative", "general"]
 CALCULI: tuple[Calculus, ...] = get_args(Calculus)
@@ -22,6 +23,14 @@ StrongOrders = Mapping[tuple[Calculus, Noise], float]
 def real_dtype(y: Tensor) -> torch.dtype:
     """The dtype of the real part of y; `dtype.to_real` cannot be compiled."""
     return _REAL.get(y.dtype, y.dtype)
+
+
+def time_at(t: Time, dt: Time, c: float, y: Tensor) -> Tensor:
+    """The time t + c dt in the dtype of the state y."""
+    if isinstance(t, Tensor):
+        return (t + dt * c).to(real_dtype(y))
+    assert not isinstance(dt, Tensor)
+    return torch.full((), t + c * dt, dtype=real_dtype(y), device=y.device)
 
 
 class Step(ABC):
@@ -101,12 +110,12 @@ class Method(ABC):
         return None
 
     @abstractmethod
-    def step(self, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Slope = None) -> Step:
+    def step(self, dynamics: Dynamics, t: Time, dt: Time, y: Tensor, slope: Slope = None) -> Step:
         """One step from (t, y). Pure; differentiable in t, y and whatever the dynamics hold, not in dt.
 
         Args:
             dynamics: (t, y) -> dy/dt.
-            t: start, float64, () or (B, 1, ..., 1).
+            t: start, float64, () or (B, 1, ..., 1); a number where no gradient is asked for.
             dt: signed length, a number or a tensor shaped as t.
             y: state at t.
             slope: dynamics(t, y) where it is known, else it is evaluated.

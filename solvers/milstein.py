@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .jacobian import pushed
-from .method import CALCULI, NOISES, Dynamics, Slope, StrongOrders, real_dtype
+from .method import CALCULI, NOISES, Dynamics, Slope, StrongOrders, Time
 from .noisy import NoisyStep, StochasticMethod
 from .runge_kutta import stage_times
 from .stochastic import Driven, driven
@@ -40,9 +40,9 @@ class Milstein(StochasticMethod):
 
     evaluations = 6
 
-    def step(self, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Slope = None) -> NoisyStep:
+    def step(self, dynamics: Dynamics, t: Time, dt: Time, y: Tensor, slope: Slope = None) -> NoisyStep:
         noisy, h = driven(dynamics, self), float(dt)
-        begin, end = stage_times((0.0, 1.0), t, h, real_dtype(y))
+        begin, end = stage_times((0.0, 1.0), t, h, y)
         w = noisy.increment(y)
         f, g = noisy.drift(begin, y), noisy.diffusion(begin, y)
         moved = noisy.applied(g, w)
@@ -100,9 +100,9 @@ class EulerHeun(StochasticMethod):
 
     evaluations = 4
 
-    def step(self, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Slope = None) -> NoisyStep:
+    def step(self, dynamics: Dynamics, t: Time, dt: Time, y: Tensor, slope: Slope = None) -> NoisyStep:
         noisy, h = driven(dynamics, self), float(dt)
-        begin, end = stage_times((0.0, 1.0), t, h, real_dtype(y))
+        begin, end = stage_times((0.0, 1.0), t, h, y)
         w = noisy.increment(y)
         f, g = noisy.drift(begin, y), noisy.diffusion(begin, y)
         moved = noisy.applied(g, w)

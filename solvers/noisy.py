@@ -6,7 +6,6 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from .method import Method, Step
@@ -99,13 +98,6 @@ class Roessler(StochasticMethod):
     @property
     def has_stiffness(self) -> bool:
         return self.table.stiffness_pair is not None
-
-
-def plus(y: Tensor, h: float, weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
-    """The state y + h * sum of weight * slope, term by term."""
-    for weight, slope in zip(weights, slopes, strict=False):
-        y = torch.add(y, slope, alpha=h * weight) if weight else y
-    return y
 
 
 def error_of(

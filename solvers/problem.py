@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -15,6 +15,8 @@ from .event import Event
 from .method import Method, Step
 from .stochastic import Stochastic
 from .switch import AutoSwitch
+
+BARELY = 1 + 1e-9  # how much longer than it should be a step may get, to end at a stop
 
 
 def spread(control: Tensor, y: Tensor) -> Tensor:
@@ -64,6 +66,24 @@ class InitialValueProblem:
     def grid(self) -> bool:
         """Whether the steps end at the times that are wanted."""
         return isinstance(self.controller, Fixed) and self.controller.step is None
+
+    def fixed_steps(self) -> Iterator[tuple[float, float]]:
+        """From where to where the steps of a `Fixed` controller go."""
+        assert isinstance(self.controller, Fixed)
+        step, times = self.controller.step, self.ts.tolist()
+        t, last = times[0], times[-1]
+        sign = 1.0 if last >= t else -1.0
+        stops = {*self.stops, *(times[1:] if step is None else ())} - {last}
+        for stop in (*sorted(stops, key=lambda time: time * sign), last):
+            anchor, taken = t, 0
+            while (left := (stop - t) * sign) > 0:
+                taken += 1
+                end = stop
+                if step is not None and (step * BARELY < left or (self.overshoot and stop == last)):
+                    end = anchor + sign * step * taken  # not added up: a thousand steps end where they should
+                yield t, end
+                t = end
+            t = self.jumps.get(t, t)
 
     def over(self, **changes: object) -> Self:
         """A copy with some fields changed."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from .adjoint import Adjoint, Integrate
 from .capture import Captured, Guarded
 from .dynamics import Guard
-from .method import Dynamics, Method, Slope, Step, real_dtype
+from .method import Dynamics, Method, Slope, Step, Time, real_dtype, time_at
 from .once import once
 from .problem import InitialValueProblem
 from .record import Status
@@ -30,28 +30,23 @@ from .run import Run
 from .runge_kutta import STRATONOVICH
 from .stochastic import Driven
 
-Length = float | Tensor  # of a step: a number, or a tensor that broadcasts to the state
-
 
 class ReversibleHeunStep(Step):
     """A step of `ReversibleHeun` from the state (y, z)."""
 
-    def __init__(self, dynamics: Dynamics, t: Tensor, dt: Length, state: Tensor, slope: Slope) -> None:
+    def __init__(self, dynamics: Dynamics, t: Time, dt: Time, state: Tensor, slope: Slope) -> None:
         y, z = state.unbind(-1)
-        self.h = _lowered(dt, state)
-        start = _lowered(t, state)
-        assert isinstance(start, Tensor)
-        real = real_dtype(state)
+        dt, t, real = _lowered(dt, state), _lowered(t, state), real_dtype(state)
+        start, arrival = time_at(t, dt, 0.0, state), time_at(t, dt, 1.0, state)
         self.carried: tuple[Tensor, Tensor] | None = None
         if isinstance(dynamics, Driven):
-            pair = slope if isinstance(slope, tuple) else dynamics.pair(start.to(real), z)
+            pair = slope if isinstance(slope, tuple) else dynamics.pair(start, z)
             self.start = dynamics.along(pair)
         else:
-            self.start = slope if isinstance(slope, Tensor) else dynamics(start.to(real), z)
-        self.h = self.h.to(real) if isinstance(self.h, Tensor) else self.h
+            self.start = slope if isinstance(slope, Tensor) else dynamics(start, z)
+        self.h = dt.to(real) if isinstance(dt, Tensor) else dt
         self.begin = state
         after = 2 * y - z + self.start * self.h
-        arrival = (start + _lowered(dt, state)).to(real)
         if isinstance(dynamics, Driven):
             self.carried = dynamics.pair(arrival, after)
             self.end = dynamics.along(self.carried)
@@ -76,7 +71,7 @@ class ReversibleHeunStep(Step):
         return torch.stack((middle, z + (self.y[..., 1] - z) * part), -1)
 
 
-def _lowered(length: Length, state: Tensor) -> Length:
+def _lowered(length: Time, state: Tensor) -> Time:
     """What broadcasts to the state, as it broadcasts to the solution in it."""
     return length[..., 0] if isinstance(length, Tensor) and length.ndim >= state.ndim else length
 
@@ -116,9 +111,7 @@ class ReversibleHeun(Method):
     def has_stiffness(self) -> bool:
         return False
 
-    def step(
-        self, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Slope = None
-    ) -> ReversibleHeunStep:
+    def step(self, dynamics: Dynamics, t: Time, dt: Time, y: Tensor, slope: Slope = None) -> ReversibleHeunStep:
         return ReversibleHeunStep(dynamics, t, dt, y, slope)
 
     def lift(self, y: Tensor) -> Tensor:

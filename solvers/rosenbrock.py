@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .jacobian import Linearized
 from .linear import Linear, chosen, require_linear
-from .method import Dynamics, Method, Slope, Step, real_dtype
+from .method import Dynamics, Method, Slope, Step, Time, real_dtype, time_at
 from .sums import weighted
 
 D = 1 / (2 + math.sqrt(2))  # Rosenbrock23: L-stable
@@ -109,8 +109,8 @@ class RosenbrockStep(Step):
         self,
         method: Rosenbrock,
         dynamics: Dynamics,
-        t: Tensor,
-        dt: float | Tensor,
+        t: Time,
+        dt: Time,
         y: Tensor,
         slope: Slope,
     ) -> None:
@@ -126,7 +126,7 @@ class RosenbrockStep(Step):
 
     def time(self, c: float) -> Tensor:
         """The time t + c dt in the dtype of the state."""
-        return (self.t + self.dt * c).to(real_dtype(self.start))
+        return time_at(self.t, self.dt, c, self.start)
 
     def slope(self) -> Tensor:
         if self._end is None:
@@ -140,9 +140,7 @@ class RosenbrockStep(Step):
 class Rosenbrock23Step(RosenbrockStep):
     """A step of `Rosenbrock23`."""
 
-    def __init__(
-        self, method: Rosenbrock, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Slope
-    ) -> None:
+    def __init__(self, method: Rosenbrock, dynamics: Dynamics, t: Time, dt: Time, y: Tensor, slope: Slope) -> None:
         super().__init__(method, dynamics, t, dt, y, slope)
         self.k1 = self.inverse.solve(self.first + self.drift * D)
         self.middle = dynamics(self.time(0.5), y + self.k1 * (self.h * 0.5))
@@ -165,9 +163,7 @@ class Rosenbrock23Step(RosenbrockStep):
 class Rodas5PStep(RosenbrockStep):
     """A step of `Rodas5P`."""
 
-    def __init__(
-        self, method: Rosenbrock, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Slope
-    ) -> None:
+    def __init__(self, method: Rosenbrock, dynamics: Dynamics, t: Time, dt: Time, y: Tensor, slope: Slope) -> None:
         super().__init__(method, dynamics, t, dt, y, slope)
         drift, state = self.drift * self.h, y
         us: list[Tensor] = []
@@ -234,9 +230,7 @@ class Rosenbrock23(Rosenbrock):
     error_order = 3
     gamma = D
 
-    def step(
-        self, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Slope = None
-    ) -> Rosenbrock23Step:
+    def step(self, dynamics: Dynamics, t: Time, dt: Time, y: Tensor, slope: Slope = None) -> Rosenbrock23Step:
         return Rosenbrock23Step(self, dynamics, t, dt, y, slope)
 
 
@@ -254,5 +248,5 @@ class Rodas5P(Rosenbrock):
     error_order = 4
     gamma = GAMMA
 
-    def step(self, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Slope = None) -> Rodas5PStep:
+    def step(self, dynamics: Dynamics, t: Time, dt: Time, y: Tensor, slope: Slope = None) -> Rodas5PStep:
         return Rodas5PStep(self, dynamics, t, dt, y, slope)

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from .march import Accepted, March
-from .method import Step
+from .method import Slope, Step
 from .problem import InitialValueProblem
 from .record import Status, Steps
+from .stochastic import Stochastic
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,18 +67,27 @@ class _Lists:
 
 def integrate_lean(problem: InitialValueProblem, slope: Tensor, dt: float) -> Run:
     """March through a problem with fixed steps and no events for the values at ts only: the run has no steps."""
-    march = March(problem, slope, dt, lean=True)
     times: list[float] = problem.ts.tolist()
-    ys, last = [problem.y0], problem.y0
-    for piece in march:
+    sign = 1.0 if times[-1] >= times[0] else -1.0
+    method, dynamics = problem.method, problem.dynamics
+    noisy = isinstance(dynamics, Stochastic)
+    known: Slope = None if noisy else slope
+    ys, y, reached, accepted = [problem.y0], problem.y0, times[0], 0
+    step: Step | None = None
+    for t, end in problem.fixed_steps():
+        if accepted == problem.max_steps or end == t:
+            break
+        if step is not None:
+            known = step.slope() if t == reached and (method.carries_noise or not noisy) else None
+        step = method.step(dynamics.over(t, end), t, end - t, y, known)
+        y, reached, accepted = step.y, end, accepted + 1
         after = len(ys)
-        while after < len(times) and (times[after] - piece.end) * march.sign <= 0:
+        while after < len(times) and (times[after] - end) * sign <= 0:
             after += 1
-        ys.extend(values_at(problem, piece.step, piece.t, piece.dt, range(len(ys), after)))
-        last = piece.step.y
-    if march.status.failed or not _finite(last):
+        ys.extend(values_at(problem, step, t, end - t, range(len(ys), after)))
+    if len(ys) < len(times) or not _finite(y):
         return integrate(problem, slope, dt)  # which tells where it happened
-    return lean_run(problem, ys, last, march.accepted)
+    return lean_run(problem, ys, y, accepted)
 
 
 def lean_run(problem: InitialValueProblem, ys: list[Tensor], last: Tensor, accepted: int) -> Run:

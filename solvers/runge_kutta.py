@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -12,8 +11,8 @@ import torch
 from torch import Tensor
 
 from . import tableau as tableaux
-from .method import NOISES, Dynamics, Method, Slope, Step, StrongOrders, real_dtype
-from .sums import polynomial, weighted
+from .method import NOISES, Dynamics, Method, Slope, Step, StrongOrders, Time, real_dtype, time_at
+from .sums import advance, polynomial, weighted
 from .tableau import Tableau
 
 EULER_MARUYAMA: StrongOrders = {
@@ -32,24 +31,14 @@ def _abscissae(c: tuple[float, ...], ndim: int, device: torch.device) -> Tensor:
         return torch.tensor(c, dtype=torch.float64, device=device).reshape(-1, *([1] * ndim))
 
 
-def advance(y: Tensor, dt: float | Tensor, weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
-    """The state y + dt * sum of weight * slope; the slopes are summed first, so that y is rounded once."""
-    if not isinstance(dt, Tensor) and weights.count(0.0) == len(weights) - 1:
-        i = next(i for i, weight in enumerate(weights) if weight)
-        return torch.add(y, slopes[i], alpha=dt * weights[i])
-    total = weighted(weights, slopes)
-    return y + total * dt if isinstance(dt, Tensor) else torch.add(y, total, alpha=dt)
-
-
-def stage_times(c: tuple[float, ...], t: Tensor, dt: float | Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """The times t + c dt in the dtype of the state, one for each stage."""
-    if torch.compiler.is_compiling():  # numbers fuse into the program, a table does not
-        return tuple((t + dt * one).to(dtype) for one in c)
+def stage_times(c: tuple[float, ...], t: Time, dt: Time, y: Tensor) -> tuple[Tensor, ...]:
+    """The times t + c dt in the dtype of the state y, one for each stage."""
+    if not isinstance(t, Tensor) or torch.compiler.is_compiling():  # numbers fuse into the program, a table does not
+        return tuple(time_at(t, dt, one, y) for one in c)
     if c == (0.0,):
-        return (t.to(dtype),)
+        return (t.to(real_dtype(y)),)
     abscissae = _abscissae(c, t.ndim, t.device)
-    times = t + abscissae * dt if isinstance(dt, Tensor) else torch.add(t, abscissae, alpha=dt)
-    return times.to(dtype).unbind()
+    return (t + abscissae * dt).to(real_dtype(y)).unbind()  # rounded twice, as numbers are
 
 
 def stiffness_ratio(slopes: Tensor, states: Tensor, norm: str, samples: bool) -> Tensor:
@@ -75,8 +64,8 @@ class RungeKuttaStep(Step):
         self,
         method: RungeKutta,
         dynamics: Dynamics,
-        t: Tensor,
-        dt: float | Tensor,
+        t: Time,
+        dt: Time,
         start: Tensor,
         slopes: list[Tensor],
         states: dict[int, Tensor],
@@ -96,13 +85,10 @@ class RungeKuttaStep(Step):
             return self.slopes[-1]
         if self._end is None:
             with torch.set_grad_enabled(self._taped):
-                self._end = self.dynamics(self._time(1.0), self.y)
+                self._end = self.dynamics(time_at(self.t, self.dt, 1.0, self.y), self.y)
             if fsal:
                 self.slopes.append(self._end)
         return self._end
-
-    def _time(self, c: float) -> Tensor:
-        return (self.t + self.dt * c).to(real_dtype(self.y))
 
     def _stages(self) -> list[Tensor]:
         if self.method.table.fsal:
@@ -149,7 +135,7 @@ class RungeKuttaStep(Step):
                 continue
             with torch.set_grad_enabled(self._taped):
                 state = advance(self.start, self.h, row, [*self.slopes, *self._extra])
-                self._extra.append(self.dynamics(self._time(table.extra_c[i]), state))
+                self._extra.append(self.dynamics(time_at(self.t, self.dt, table.extra_c[i], self.y), state))
         return self._extra
 
 
@@ -191,10 +177,10 @@ class RungeKutta(Method):
         """Evaluations of the dynamics in a step whose first slope is known, and of the slope after it."""
         return self.table.stages - 1 + (not self.table.fsal)
 
-    def step(self, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Slope = None) -> RungeKuttaStep:
-        table, dtype = self.table, real_dtype(y)
-        times = stage_times(table.c, t, dt, dtype)
-        h = dt.to(dtype) if isinstance(dt, Tensor) else dt
+    def step(self, dynamics: Dynamics, t: Time, dt: Time, y: Tensor, slope: Slope = None) -> RungeKuttaStep:
+        table = self.table
+        times = stage_times(table.c, t, dt, y)
+        h = dt.to(real_dtype(y)) if isinstance(dt, Tensor) else dt
         slopes = [slope if isinstance(slope, Tensor) else dynamics(times[0], y)]
         states: dict[int, Tensor] = {}  # those that the stiffness estimate compares
         for i in range(1, table.stages - table.fsal):

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from . import stochastic_tableau as tableaux
-from .method import Dynamics, Slope, StrongOrders, real_dtype
+from .method import Dynamics, Slope, StrongOrders, Time
 from .noisy import Estimate, NoisyStep, Roessler, StochasticMethod, error_of, pair_of
 from .runge_kutta import stage_times
 from .stochastic import driven
 from .stochastic_tableau import Additive
-from .sums import weighted
+from .sums import advance, weighted
 
 ADDITIVE: StrongOrders = {("ito", "additive"): 1.5, ("stratonovich", "additive"): 1.5}
 
@@ -34,23 +34,22 @@ class SRA(Roessler):
     def evaluations(self) -> int:
         return len(self.table.alpha) + len(set(self.table.c1))
 
-    def step(self, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Slope = None) -> NoisyStep:
+    def step(self, dynamics: Dynamics, t: Time, dt: Time, y: Tensor, slope: Slope = None) -> NoisyStep:
         table, noisy, h = self.table, driven(dynamics, self), float(dt)
         w, area = noisy.with_area(y)
         x = torch.add(area, w, alpha=0.5)
-        dtype = real_dtype(y)
-        times = stage_times(table.c0, t, h, dtype)
-        at = {c: noisy.diffusion(one, y) for c, one in _times(table.c1, t, h, dtype).items()}
+        times = stage_times(table.c0, t, h, y)
+        at = {c: noisy.diffusion(one, y) for c, one in _times(table.c1, t, h, y).items()}
         g = [at[c] for c in table.c1]
         states, slopes = [y], [noisy.drift(times[0], y)]
         for i in range(1, len(table.alpha)):
-            state = torch.add(y, weighted(table.a0[i], slopes), alpha=h)
+            state = advance(y, h, table.a0[i], slopes)
             if any(table.b0[i]):
                 state = state + noisy.applied(weighted(table.b0[i], g), x)
             states.append(state)
             slopes.append(noisy.drift(times[i], state))
         correction = noisy.applied(weighted(table.beta2, g), x)
-        end = torch.add(y, weighted(table.alpha, slopes), alpha=h)
+        end = advance(y, h, table.alpha, slopes)
         end = end + noisy.applied(weighted(table.beta1, g), w) + correction
         return NoisyStep(
             y,
@@ -60,9 +59,9 @@ class SRA(Roessler):
         )
 
 
-def _times(c: Sequence[float], t: Tensor, h: float, dtype: torch.dtype) -> dict[float, Tensor]:
+def _times(c: Sequence[float], t: Time, h: float, y: Tensor) -> dict[float, Tensor]:
     distinct = tuple(dict.fromkeys(c))
-    return dict(zip(distinct, stage_times(distinct, t, h, dtype), strict=True))
+    return dict(zip(distinct, stage_times(distinct, t, h, y), strict=True))
 
 
 @dataclass(frozen=True)
@@ -130,10 +129,10 @@ class ShARK(StochasticMethod):
     order = 2
     evaluations = 4
 
-    def step(self, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Slope = None) -> NoisyStep:
+    def step(self, dynamics: Dynamics, t: Time, dt: Time, y: Tensor, slope: Slope = None) -> NoisyStep:
         noisy, h = driven(dynamics, self), float(dt)
         w, area = noisy.with_area(y)
-        begin, middle, end = stage_times((0.0, 5 / 6, 1.0), t, h, real_dtype(y))
+        begin, middle, end = stage_times((0.0, 5 / 6, 1.0), t, h, y)
         g0, g1 = noisy.diffusion(begin, y), noisy.diffusion(end, y)
         lifted = y + noisy.applied(g0, area)
         k1 = noisy.drift(begin, lifted)

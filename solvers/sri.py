@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from . import stochastic_tableau as tableaux
-from .method import Dynamics, Slope, StrongOrders, real_dtype
-from .noisy import Estimate, NoisyStep, Roessler, error_of, pair_of, plus
+from .method import Dynamics, Slope, StrongOrders, Time
+from .noisy import Estimate, NoisyStep, Roessler, error_of, pair_of
 from .runge_kutta import stage_times
 from .stochastic import driven
 from .stochastic_tableau import Diagonal
-from .sums import weighted
+from .sums import advance, weighted
 
 
 class SRI(Roessler):
@@ -41,26 +41,26 @@ class SRI(Roessler):
         used = [i for i in range(len(table.alpha)) if table.alpha[i] or any(i < len(r) and r[i] for r in table.a0)]
         return max(used) + 1
 
-    def step(self, dynamics: Dynamics, t: Tensor, dt: float | Tensor, y: Tensor, slope: Slope = None) -> NoisyStep:
+    def step(self, dynamics: Dynamics, t: Time, dt: Time, y: Tensor, slope: Slope = None) -> NoisyStep:
         table, noisy, h = self.table, driven(dynamics, self), float(dt)
         w, area = noisy.with_area(y)
         root, x2 = h**0.5, torch.add(area, w, alpha=0.5)
-        dtype, drifts = real_dtype(y), self._drifts
-        times, moments = stage_times(table.c0, t, h, dtype), stage_times(table.c1, t, h, dtype)
+        drifts = self._drifts
+        times, moments = stage_times(table.c0, t, h, y), stage_times(table.c1, t, h, y)
         states, slopes = [y], [noisy.drift(times[0], y)]
         g = [noisy.diffusion(moments[0], y)]
         for i in range(1, len(table.alpha)):
             if i < drifts:
-                state = plus(y, h, table.a0[i], slopes)
+                state = advance(y, h, table.a0[i], slopes)
                 for weight, one in zip(table.b0[i], g, strict=False):
                     state = torch.addcmul(state, one, x2, value=weight) if weight else state
                 states.append(state)
-            other = plus(plus(y, root, table.b1[i], g), h, table.a1[i], slopes)
+            other = advance(advance(y, root, table.b1[i], g), h, table.a1[i], slopes)
             if i < drifts:
                 slopes.append(noisy.drift(times[i], states[i]))
             g.append(noisy.diffusion(moments[i], other))
         powers = (w, area, w * w, w * w * w)
-        end = plus(y, h, table.alpha, slopes) + polynomial_of_noise(table, h, g, powers)
+        end = advance(y, h, table.alpha, slopes) + polynomial_of_noise(table, h, g, powers)
         terms, part = (table.terms, h * table.share) if self.estimate == "sum" else (0, h)
 
         def correction() -> Tensor:

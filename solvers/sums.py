@@ -17,6 +17,20 @@ def weighted(weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
     return slopes[0] * 0 if total is None else total
 
 
+def advance(y: Tensor, dt: float | Tensor, weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
+    """The state y + dt * sum of weight * slope; the slopes are summed first, so that y is rounded once.
+
+    The first weight is taken out of the sum, which saves a pass over the state.
+    """
+    terms = [(weight, slope) for weight, slope in zip(weights, slopes, strict=False) if weight]
+    if not terms:
+        return y
+    first, total = terms[0]
+    for weight, slope in terms[1:]:
+        total = torch.add(total, slope, alpha=weight / first)
+    return y + total * (dt * first) if isinstance(dt, Tensor) else torch.add(y, total, alpha=dt * first)
+
+
 def polynomial(coefficients: tuple[float, ...], theta: float | Tensor) -> float | Tensor:
     """c_1 theta + c_2 theta^2 + ..."""
     total: float | Tensor = coefficients[-1]

@@ -18,7 +18,7 @@ from ..event import Event
 from ..first_step import first_step
 from ..march import Accepted, March
 from ..method import Dynamics as Slopes
-from ..method import Method, Slope, Step
+from ..method import Method, Slope, Step, Time
 from ..problem import InitialValueProblem
 from ..record import Status
 from ..runge_kutta import RungeKutta, RungeKuttaStep
@@ -135,7 +135,8 @@ class Observed(Method):
     def has_stiffness(self) -> bool:
         return False
 
-    def step(self, dynamics: Slopes, t: Tensor, dt: float | Tensor, y: Tensor, slope: Slope = None) -> Step:
+    def step(self, dynamics: Slopes, t: Time, dt: Time, y: Tensor, slope: Slope = None) -> Step:
+        assert isinstance(t, Tensor)
         assert not isinstance(dt, Tensor)
         self.attempts.begin(t, y, dt)
         if self.forced and any(math.isclose(float(t.detach()) + dt, one, abs_tol=1e-15) for one in self.forced):
