@@ -94,7 +94,8 @@ ROWS: dict[str, Row] = {
     ),
     "TotalGeneralizedVariation:colour volume": Row(
         lambda w: TotalGeneralizedVariation(w, 3, channel_dim=1, ratio=1.0, rtol=1e-3, iterations=20000),
-        (2, 3, 3, 4),
+        (2, 2, 3, 3),
+        ("real",),
         accuracy=1e-3,
         slow=True,
     ),
@@ -114,6 +115,8 @@ NOT_REGULARIZERS = {"PlugAndPlay", "SolverError", "SolverStiffness", "LocalHeuri
 
 CASES = [(name, kind) for name, row in ROWS.items() for kind in row.signals]
 PROX_CASES = [(name, kind) for name, kind in CASES if isinstance(ROWS[name].make(1.0), Proximal)]
+# what costs a minute in many dimensions, and is held to its law in two
+FLAT, FLAT_PROX = ([one for one in cases if "colour volume" not in one[0]] for cases in (CASES, PROX_CASES))
 
 
 def patient(cases: list[tuple[str, str]]) -> list[object]:
@@ -241,7 +244,7 @@ def test_prox_and_value_can_be_differentiated_in_the_weight(name: str, kind: str
     )
 
 
-@pytest.mark.parametrize(("name", "kind"), patient(PROX_CASES))
+@pytest.mark.parametrize(("name", "kind"), patient(FLAT_PROX))
 def test_prox_can_be_differentiated_in_the_image(name: str, kind: str) -> None:
     row = ROWS[name]
     direction = row.signal(kind, 5)
@@ -362,7 +365,7 @@ def test_pickle_and_copy_give_the_same_regularizer(name: str, kind: str) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "kind"), CASES)
+@pytest.mark.parametrize(("name", "kind"), FLAT)
 def test_value_compiles_into_one_graph(name: str, kind: str) -> None:
     x = ROWS[name].signal(kind)
     regularizer = brief(name)
