@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from invreg.data import digits
 from invreg.models import MLP, CubicDrift, TimeMLP
-from invreg.solvers import SRIW2, Checkpointed, Direct, Fixed, Reversible, ReversibleHeun, odeint, sdeint
+from invreg.solvers import SRIW2, Checkpointed, Direct, Dopri5, Fixed, I, Reversible, ReversibleHeun, odeint, sdeint
 
 
 def classifier(tolerance: float, repeats: int) -> list[Row]:
@@ -42,12 +42,16 @@ def classifier(tolerance: float, repeats: int) -> list[Row]:
         return job
 
     tight: dict[str, Any] = {"rtol": tolerance, "atol": tolerance}
+    pair: dict[str, Any] = {"method": Dopri5(weights="shampine"), "controller": I()}
     jobs = {
         "invreg, checkpointed": step(lambda: odeint(field, x, [0.0, 1.0], **tight).ys[-1]),
         "invreg, direct": step(lambda: odeint(field, x, [0.0, 1.0], adjoint=Direct(), **tight).ys[-1]),
+        "invreg, checkpointed, torchdiffeq's pair": step(lambda: odeint(field, x, [0.0, 1.0], **pair, **tight).ys[-1]),
     }
-    forward = int(odeint(field, x, [0.0, 1.0], **tight).stats.nfe)
-    notes = dict.fromkeys(jobs, f"evaluations forward {forward}")
+    notes = {}
+    for name, options in zip(jobs, ({}, {}, pair), strict=True):
+        solution = odeint(field, x, [0.0, 1.0], **options, **tight)
+        notes[name] = f"evaluations forward {int(solution.stats.nfe)}"
     rows = []
     torchdiffeq = peer("torchdiffeq")
     if torchdiffeq is None:
