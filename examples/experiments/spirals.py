@@ -29,7 +29,7 @@ from invreg.training import MomentFit, NeuralSDE, Shuffled, TrajectoryFit, fit
 Penalties = dict[str, Regularizer[Solution]]
 WEIGHTS = {  # first and last; constant where they are equal
     "sde": {"ER": (3.0, 3.0), "SR": (0.1, 0.1), "local": (200.0, 200.0)},
-    "ode": {"ER": (0.03, 0.03), "SR": (1e-3, 1e-3), "local": (0.3, 0.3)},
+    "ode": {"ER": (0.03, 0.03), "SR": (1e-3, 1e-3), "local": (0.1, 0.1)},
 }
 SPIRAL = [[-0.1, 2.0], [-2.0, -0.1]]
 TIMES = {"sde": torch.linspace(0, 1, 30, dtype=torch.float64), "ode": torch.linspace(0, 25, 501, dtype=torch.float64)}

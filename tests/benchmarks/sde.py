@@ -128,26 +128,27 @@ def adaptive(paths: int) -> list[Row]:
     rate, strength = 1.01, 0.87
     y0 = torch.full((paths, 1), 0.5, dtype=torch.float64)
     exact_at = lambda w: 0.5 * torch.exp((rate - strength**2 / 2) + strength * w)  # noqa: E731
-    ours = []
-    for tolerance in (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4):
-        path = VirtualBrownianTree(0.0, 1.0, y0.shape, seed=1, dtype=torch.float64)
-        with torch.no_grad():
-            found = sdeint(
-                lambda t, y: rate * y,
-                lambda t, y: strength * y,
-                y0,
-                [0.0, 1.0],
-                method=SOSRI(),
-                path=path,
-                rtol=tolerance,
-                atol=tolerance,
-            )
-        error = float((found.ys[-1] - exact_at(path(0.0, 1.0))).abs().mean())
-        ours.append((error, found.stats.calls + found.stats.diffusions, tolerance))
-    rows = [
-        Row(case, "invreg SOSRI", note=f"strong error {error:.1e}: {calls} evaluations (rtol = atol = {tolerance:g})")
-        for error, calls, tolerance in ours
-    ]
+    ours: dict[str, list[tuple[float, int]]] = {"SOSRI": [], "SRIW2": []}
+    rows = []
+    for name, method in (("SOSRI", SOSRI()), ("SRIW2", SRIW2())):
+        for tolerance in (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4):
+            path = VirtualBrownianTree(0.0, 1.0, y0.shape, seed=1, dtype=torch.float64)
+            with torch.no_grad():
+                found = sdeint(
+                    lambda t, y: rate * y,
+                    lambda t, y: strength * y,
+                    y0,
+                    [0.0, 1.0],
+                    method=method,
+                    path=path,
+                    rtol=tolerance,
+                    atol=tolerance,
+                )
+            error = float((found.ys[-1] - exact_at(path(0.0, 1.0))).abs().mean())
+            calls = found.stats.calls + found.stats.diffusions
+            ours[name].append((error, calls))
+            note = f"strong error {error:.1e}: {calls} evaluations (rtol = atol = {tolerance:g})"
+            rows.append(Row(case, f"invreg {name}", note=note))
     torchsde = peer("torchsde")
     if torchsde is None:
         return [*rows, missing(case, "torchsde")]
@@ -161,15 +162,15 @@ def adaptive(paths: int) -> list[Row]:
             ts = torch.tensor([0.0, 1.0], dtype=torch.float64)
             end = torchsde.sdeint(sde, y0, ts, bm=motion, method="srk", **options)[-1]
         error = float((end - exact_at(motion(0.0, 1.0))).abs().mean())
-        same = evaluations_at(error, ours)
-        note = f"strong error {error:.1e}: {sde.calls} evaluations, {sde.calls / same:.1f} times invreg's there"
+        times = ", ".join(f"{sde.calls / evaluations_at(error, one):.1f} times {name}'s" for name, one in ours.items())
+        note = f"strong error {error:.1e}: {sde.calls} evaluations, {times} there"
         rows.append(Row(case, "torchsde srk", note=note))
     return rows
 
 
-def evaluations_at(error: float, found: list[tuple[float, int, float]]) -> float:
+def evaluations_at(error: float, found: list[tuple[float, int]]) -> float:
     """Evaluations at an error, on the line through the logarithms of two neighbours."""
-    known = sorted((math.log(one), math.log(calls)) for one, calls, _ in found)
+    known = sorted((math.log(one), math.log(calls)) for one, calls in found)
     x = math.log(error)
     high = next((i for i, (one, _) in enumerate(known) if one >= x), len(known) - 1)
     (x0, y0), (x1, y1) = known[max(high, 1) - 1], known[max(high, 1)]
