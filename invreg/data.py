@@ -86,7 +86,7 @@ def mnist_5000() -> DataSet:
 
 
 def arrays(file: str, keys: Sequence[str] = (), constants: Sequence[str] = ()) -> DataSet:
-    """Arrays of a NumPy file; real numbers become float32, integers int64.
+    """Arrays of a NumPy file; real numbers become float32, those of constants float64, integers int64.
 
     Args:
         file: .npz, or .npy with one array.
@@ -97,13 +97,20 @@ def arrays(file: str, keys: Sequence[str] = (), constants: Sequence[str] = ()) -
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, a key is missing, keys for .npy or none for .npz, or an array is no numbers.
     """
+    for name, given in (("keys", keys), ("constants", constants)):
+        if isinstance(given, str):
+            raise TypeError(f"{name} must be a list of names, got {given!r}; write {name}: [{given}]")
     path = Path(file)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; check the path")
     try:
         with path.open("rb") as stream:
             found = np.load(stream, allow_pickle=False)
-            named = dict(found) if isinstance(found, np.lib.npyio.NpzFile) else {"": found}
+            if isinstance(found, np.lib.npyio.NpzFile):
+                wanted = {*keys, *constants} & set(found.files) or set(found.files[:1])
+                named = {name: found[name] if name in wanted else None for name in found.files}
+            else:
+                named = {"": found}
     except Exception as error:  # a damaged file makes NumPy raise nearly anything
         raise ValueError(f"{path}: cannot be read as NumPy arrays: {error}; check its kind") from error
     if "" in named and (keys or constants):
@@ -114,16 +121,22 @@ def arrays(file: str, keys: Sequence[str] = (), constants: Sequence[str] = ()) -
         if key not in named:
             raise ValueError(f"{path} holds no array {key!r}, only {', '.join(sorted(named))}")
     tensors = tuple(_numbers(named[key], f"{path}: array {key!r}") for key in keys or ("",))
-    shared = {key: _numbers(named[key], f"{path}: array {key!r}") for key in constants}
+    shared = {key: _numbers(named[key], f"{path}: array {key!r}", wide=True) for key in constants}
     ranges = [[float(one.min()), float(one.max())] for one in tensors if one.numel() and not one.is_complex()]
     return DataSet(tensors, shared, {"source": str(path), "ranges": ranges})
 
 
-def _numbers(array: Any, name: str) -> Tensor:
+def _numbers(array: Any, name: str, wide: bool = False) -> Tensor:
     kinds = {"b": np.bool_, "i": np.int64, "u": np.int64, "f": np.float32, "c": np.complex64}
+    kinds |= {"f": np.float64, "c": np.complex128} if wide else {}
     if array.dtype.kind not in kinds:
         raise ValueError(f"{name} must be of numbers, got {array.dtype}")
-    tensor = torch.from_numpy(np.array(array, dtype=kinds[array.dtype.kind], order="C"))
+    if array.dtype == np.uint64 and bool((array > np.iinfo(np.int64).max).any()):
+        raise ValueError(f"{name} must fit into int64, got {array.max()}")
+    with np.errstate(over="ignore"):
+        tensor = torch.from_numpy(np.array(array, dtype=kinds[array.dtype.kind], order="C"))
+    if bool(np.isfinite(array).all()) and not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"{name} must be within the range of {tensor.dtype}, got {np.abs(array).max():g}; scale it")
     if not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"{name} must be finite, got NaN or Inf; repair it, or pass a mask as an array of its own")
     return tensor

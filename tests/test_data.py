@@ -85,3 +85,20 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
             arrays(str(file), keys)
     with pytest.raises(FileNotFoundError, match="no such file"):
         arrays(str(tmp_path / "none.npz"))
+
+
+def test_numbers_that_would_become_others_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "big.npz", count=np.array([2**63 + 1], dtype=np.uint64), far=np.array([1e300]))
+    with pytest.raises(ValueError, match="'count' must fit into int64, got 9223372036854775809"):
+        arrays(str(tmp_path / "big.npz"), ["count"])
+    with pytest.raises(ValueError, match="'far' must be within the range of torch.float32, got 1e"):
+        arrays(str(tmp_path / "big.npz"), ["far"])
+
+
+def test_times_keep_their_digits_and_arrays_that_nobody_wants_are_not_read(tmp_path: Path) -> None:
+    times = 1.7e9 + np.arange(3.0)
+    np.savez(tmp_path / "series.npz", x=np.zeros((2, 3)), times=times, words=np.array([{}], dtype=object))
+    found = arrays(str(tmp_path / "series.npz"), ["x"], ["times"])
+    assert found.constants["times"].tolist() == times.tolist()
+    with pytest.raises(TypeError, match="keys must be a list of names, got 'x'"):
+        arrays(str(tmp_path / "series.npz"), "x")

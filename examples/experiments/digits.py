@@ -56,8 +56,8 @@ WEIGHTS: dict[str, dict[str, Weights]] = {
     "float32": {
         **SAME,
         "ernode": {"error": (15.0, 1.5)},
-        "local-unbiased": {"local": (15.0, 1.5)},
-        "local-biased": {"local": (20.0, 2.0)},
+        "local-unbiased": {"local": (11.0, 1.1)},
+        "local-biased": {"local": (17.0, 1.7)},
     },
     "float64": {
         **SAME,

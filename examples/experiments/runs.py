@@ -40,7 +40,11 @@ def write(path: Path, found: Mapping[str, Any]) -> None:
 
 
 def do(path: Path, jobs: Mapping[str, Callable[[], Numbers]]) -> dict[str, Any]:
-    """Do the runs that the file does not hold, keep each as soon as it is done, and give what the file holds then."""
+    """Do the runs that the file does not hold, keep each as soon as it is done, and give what the file holds then.
+
+    They take one thread: what networks of this size are fastest with, and what times can be compared at.
+    """
+    torch.set_num_threads(1)
     found = read(path)
     for name, job in jobs.items():
         if name in found["runs"]:

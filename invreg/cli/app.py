@@ -265,7 +265,8 @@ def train(
         return
     for name in ("model", "averaged"):
         if name in report:
-            shown = ", ".join(f"{key} {value:.4g}" for key, value in report[name].get("test", {}).items())
+            test = report[name].get("test", {}).items()
+            shown = ", ".join(f"{key} " + ("not finite" if value is None else f"{value:.4g}") for key, value in test)
             results().print(f"{report[name]['folder']}: {shown or 'trained'}", soft_wrap=True)
 
 

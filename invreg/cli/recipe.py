@@ -65,6 +65,10 @@ class Recipe:
         require_positive("test", self.test, zero_allowed=True)
         if self.test >= 1:
             raise ValueError(f"test must be a fraction below 1, got {self.test}")
+        if not isinstance(self.folder, str) or not self.folder:
+            raise ValueError(f"folder must be the name of a folder, got {self.folder!r}")
+        if self.average is not None:
+            require_positive("average", self.average, zero_allowed=True)
         for name in ("drop_last", "tensorboard"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be true or false, got {getattr(self, name)!r}")
@@ -80,7 +84,10 @@ class Recipe:
     def decisive(self) -> dict[str, Any]:
         """The entries on which the result depends."""
         free = {"folder", "save_every", "save_minutes", "log_every", "tensorboard"}
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in free}
+        found = {name: value for name, value in dataclasses.asdict(self).items() if name not in free}
+        if isinstance(self.data, dict):
+            found["data"] = {key: value for key, value in self.data.items() if key != "file"}  # its content counts
+        return found
 
 
 def read_recipe(path: Path, folder: Path | None) -> Recipe:
@@ -96,8 +103,8 @@ def read_recipe(path: Path, folder: Path | None) -> Recipe:
     """
     fields = dataclasses.fields(Recipe)
     content = {name: config.plain(value) for name, value in config.read_yaml(path, [f.name for f in fields]).items()}
-    if folder is not None or "folder" in content:
-        content["folder"] = str(folder or content["folder"])
+    if folder is not None:
+        content["folder"] = str(folder)
     missing = [f.name for f in fields if f.default is dataclasses.MISSING and f.name not in content]
     if missing:
         raise ValueError(f"{path} must say {', '.join(missing)}; see docs/training.md")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,8 +30,12 @@ from invreg.cli.report import (
     write_text,
 )
 from invreg.data import DataSet
-from invreg.models.pretrained import describe
+from invreg.models.pretrained import describe, require_place
 from invreg.training import Average, Scored, Share, Shuffled, Training, iterate, parallel
+from invreg.training.journal import finite
+
+PLACES = ("model", "averaged")
+"""What a training leaves in its folder beside log, checkpoints and report."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ def run_training(order: Order, *, quiet: bool, console: Console) -> dict[str, An
         console.quiet = console.quiet or parallel.rank() > 0
         recipe = read_recipe(order.recipe, order.folder)
         try:
+            _require_place(Path(recipe.folder), order.resume)
             plan = make_plan(recipe, device, order.resume)
         except FileExistsError as error:
             raise FileExistsError(str(error).replace("resume=True", "--resume")) from None
@@ -96,6 +102,18 @@ def run_training(order: Order, *, quiet: bool, console: Console) -> dict[str, An
         if plan.training.step < len(plan.training):
             raise InterruptedRunError(_how_to_resume(order, plan))
         return _finish(order, plan)
+
+
+def _require_place(folder: Path, resume: bool) -> None:
+    """Raise unless what the training will write has a place, before it begins."""
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"folder must be a folder, but {folder} is a file; choose another name")
+    for name in PLACES:
+        place = folder / name
+        if place.exists() and not resume:
+            raise FileExistsError(f"{folder}: holds a training already; pass resume=True or choose another folder")
+        if place.exists():
+            require_place(place, overwrite=True)
 
 
 def make_plan(recipe: Recipe, device: torch.device, resume: bool) -> Plan:
@@ -164,6 +182,7 @@ def _finish(order: Order, plan: Plan) -> dict[str, Any]:
     models = {"model": plan.model}
     if plan.average is not None:
         models["averaged"] = plan.average.module.get_submodule("model")
+    assert set(models) <= set(PLACES)
     report: dict[str, Any] = {
         "status": "finished",
         "folder": str(folder),
@@ -175,18 +194,26 @@ def _finish(order: Order, plan: Plan) -> dict[str, Any]:
         "versions": versions(),
     }
     for name, model in models.items():
-        scores = _scores(plan, model)
-        report[name] = {"folder": str(folder / name), **({"test": scores} if scores else {})}
+        report[name] = {"folder": str(folder / name)}
+        scores: dict[str, float] = {}
+        try:
+            scores = _scores(plan, model)
+        except Exception as error:  # of the user's data, perhaps; the model is trained, and is kept
+            report[name]["test failed"] = str(error)
+            warnings.warn(f"{name} could not be scored on what was held out: {error}", stacklevel=2)
+        if scores:
+            report[name]["test"] = scores
         info = {
             "command": f"invreg train {order.recipe}",
             "recipe": json.loads(json.dumps(dataclasses.asdict(plan.recipe))),
             "data": dict(plan.info),
             "steps": len(record),
-            "test": scores,
+            "test": finite(scores),
             "versions": versions(),
         }
         if parallel.rank() == 0:
             config.save_pretrained(model, folder / name, info=info, overwrite=True)
+    report = finite(report)
     if parallel.rank() == 0:
         write_text(folder / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
     return report

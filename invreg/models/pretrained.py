@@ -79,7 +79,7 @@ def save_pretrained(
     except (TypeError, ValueError) as error:
         raise TypeError(f"info must hold plain values only: {error}") from error
     target = Path(os.path.abspath(folder))
-    _require_place(target, overwrite)
+    require_place(target, overwrite)
     temporary = target.with_name(f".{secrets.token_hex(4)}-{target.name}")
     temporary.mkdir()
     try:
@@ -222,7 +222,8 @@ def _tensor_of(model: nn.Module, name: str) -> Tensor:
     return tensor
 
 
-def _require_place(target: Path, overwrite: bool) -> None:
+def require_place(target: Path, overwrite: bool) -> None:
+    """Raise unless a model may be written there; errors as of `save_pretrained`."""
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{target}: the folder {target.parent} does not exist; make it first")
     if not target.exists():

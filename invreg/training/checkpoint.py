@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from invreg.training.batches import Share
 
 FORMAT = 1
 KEPT = 2
+MOVING = {"last_epoch", "_step_count", "_last_lr", "_get_lr_called_within_step"}  # of a scheduler, from step to step
 _NAME = re.compile(r"checkpoint-(\d{10})\.safetensors")
 _LEFT_OVER = re.compile(r"\.[0-9a-f]{8}-(checkpoint-\d{10}\.safetensors|log\.jsonl)")
 
@@ -38,7 +40,8 @@ class Parts:
     def state(self) -> dict[str, Any]:
         """The states of all parts by name."""
         named = {name: getattr(self, name) for name in ("model", "optimizer", "scheduler", "average", "scaler")}
-        return {name: None if part is None else part.state_dict() for name, part in named.items()}
+        states = {name: None if part is None else part.state_dict() for name, part in named.items()}
+        return {**states, "buffers": _unsaved_buffers(self.model)}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take over what `state` gave."""
@@ -46,6 +49,8 @@ class Parts:
             part = getattr(self, name)
             if part is not None:
                 part.load_state_dict(state[name])
+        for name, buffer in _unsaved_buffers(self.model).items():
+            buffer.copy_(state["buffers"][name])
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
 
@@ -76,8 +81,18 @@ class Parts:
         return next((name for name, one in names if one is parameter), "a parameter")
 
 
+def _unsaved_buffers(model: nn.Module | None) -> dict[str, Tensor]:
+    """The buffers that a model's state leaves out, but that a resumed training needs."""
+    if model is None:
+        return {}
+    kept = model.state_dict().keys()
+    return {name: one.detach() for name, one in model.named_buffers() if name not in kept}
+
+
 def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any]) -> Path:
     """Write a checkpoint, whole or not at all; then remove all but it and the one before it.
+
+    Later ones go too: they were damaged, or the training would not stand before them.
 
     Args:
         folder: exists.
@@ -92,8 +107,11 @@ def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any]) -> Path:
     tensors: dict[str, Tensor] = {}
     about = {"format": FORMAT, "invreg": version("invreg"), "torch": torch.__version__}
     save_tensors(path, tensors, about | {"state": encode(dict(state), tensors, "state")})
-    for old in checkpoints(folder)[KEPT:]:
-        old.unlink(missing_ok=True)
+    found = checkpoints(folder)
+    kept = [one for one in found if one.name <= path.name][:KEPT]
+    for one in found:
+        if one not in kept:
+            one.unlink(missing_ok=True)
     return path
 
 
@@ -179,19 +197,28 @@ def identity_of(
     tensors = {name: one for name, one in model.state_dict().items() if isinstance(one, Tensor)}
     shapes = {name: f"{str(one.dtype).removeprefix('torch.')} {tuple(one.shape)}" for name, one in tensors.items()}
     groups = [
-        {key: value for key, value in group.items() if key != "params"} | {"parameters": len(group["params"])}
+        {key: value for key, value in group.items() if key not in {"params", *(("lr",) if scheduler else ())}}
+        | {"parameters": len(group["params"])}
         for group in optimizer.param_groups
     ]
+    plan = {} if scheduler is None else {"class": type(scheduler).__name__, **_steady(scheduler.state_dict())}
     found = {
         "model": {"class": type(model).__name__, **shapes},
         "optimizer": {"class": type(optimizer).__name__, "groups": groups},
-        "scheduler": {} if scheduler is None else {"class": type(scheduler).__name__, **scheduler.state_dict()},
+        "scheduler": plan,
         "batches": {"class": type(whole).__name__, **described},
         "options": dict(options),
         "settings": dict(settings),
     }
     plain: dict[str, Any] = _plain(found)
     return plain
+
+
+def _steady(state: Any) -> Any:
+    """The state of a scheduler, which may hold others, without what moves from step to step."""
+    if isinstance(state, Mapping):
+        return {key: _steady(one) for key, one in state.items() if key not in MOVING}
+    return [_steady(one) for one in state] if isinstance(state, list) else state
 
 
 def require_same(saved: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> None:
@@ -218,6 +245,9 @@ def _add(total: hashlib.blake2b, name: str, value: Any) -> None:
     if isinstance(value, Tensor):
         value = value.detach().cpu().resolve_conj().resolve_neg()
         update_digest(total, name, torch.view_as_real(value) if value.is_complex() else value)
+        return
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        total.update(f"{name}={value.dtype}{value.shape};".encode() + np.ascontiguousarray(value).tobytes())
         return
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}

@@ -16,7 +16,7 @@ from invreg.models.derivatives import slope_and_trace
 from invreg.random import draw
 from invreg.regularizers.compose import named_terms
 from invreg.solvers import Solution, Solver
-from invreg.training.requirements import require_model, require_solver
+from invreg.training.requirements import require_model, require_modules, require_names, require_solver
 
 Solve = Callable[..., Solution]  # (field, y0, ts) -> Solution
 Trace = Literal["exact", "rademacher", "gaussian"]
@@ -64,6 +64,7 @@ class CNF(nn.Module):
         solver: Solve = Solver(rtol=1e-5, atol=1e-5),
     ) -> None:
         super().__init__()
+        require_modules(field=field)
         require_count("features", features)
         require_positive("end", end)
         if trace not in {"exact", "rademacher", "gaussian"}:
@@ -152,8 +153,7 @@ class NegativeLogLikelihood:
 
     def __post_init__(self) -> None:
         require_model("NegativeLogLikelihood", self.model, CNF)
-        if "data" in self.regularizers:
-            raise ValueError('regularizers must not be called "data", which is the likelihood; choose another name')
+        require_names(self.regularizers, "data")
 
     def __call__(
         self, batch: tuple[Tensor, ...], progress: float, generator: torch.Generator | None = None

@@ -19,11 +19,25 @@ class FolderLock:
     """
 
     def __init__(self, handle: int | None) -> None:
-        if handle is not None:
-            weakref.finalize(self, os.close, handle)
+        self._closing = None if handle is None else weakref.finalize(self, os.close, handle)
+
+    def drop(self) -> None:
+        """Close the file: in a process that was forked off, which would hold the folder longer than its parent."""
+        if self._closing is not None:
+            self._closing()
 
 
 _held: weakref.WeakValueDictionary[Path, FolderLock] = weakref.WeakValueDictionary()
+
+
+def _forget() -> None:
+    for lock in list(_held.values()):
+        lock.drop()
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 def hold(folder: Path) -> FolderLock:

@@ -25,6 +25,7 @@ class Journal:
         tensorboard: also write for TensorBoard, into the folder `tensorboard`.
 
     Raises:
+        FileExistsError: there is another file of that name.
         ModuleNotFoundError: tensorboard is wanted and not installed.
     """
 
@@ -32,6 +33,9 @@ class Journal:
         self.path = folder / LOG
         self._board: Any = _board(folder / "tensorboard", step) if tensorboard else None
         if self.path.exists():
+            lines = self.path.read_bytes().splitlines()
+            if lines[:-1] and not _whole_lines(self.path):  # a last line may be cut off
+                raise FileExistsError(f"{self.path}: is no log of a training; move it away, or choose another folder")
             write_whole(self.path, _before(self.path, step))
 
     def write(self, step: Step) -> None:
@@ -39,7 +43,7 @@ class Journal:
         entry = asdict(step)
         entry = {"step": entry.pop("number"), **entry}
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_finite(entry)) + "\n")
+            file.write(json.dumps(finite(entry)) + "\n")
         if self._board is not None:
             for name, value in {**step.terms, "lr": step.lr, "gradient norm": step.gradient_norm}.items():
                 self._board.add_scalar(name, value, step.number)
@@ -81,9 +85,10 @@ def _before(path: Path, step: int) -> bytes:
     return b"".join(line + b"\n" for line in _whole_lines(path) if json.loads(line)["step"] < step)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Nested values as JSON knows them: numbers that are not finite are None."""
     if isinstance(value, Mapping):
-        return {key: _finite(one) for key, one in value.items()}
+        return {key: finite(one) for key, one in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -15,7 +15,7 @@ from invreg.models.recurrent import Gaussian, SeriesEncoder
 from invreg.regularizers.compose import named_terms
 from invreg.solvers import Solution, Solver
 from invreg.training import parallel
-from invreg.training.requirements import require_model, require_solver
+from invreg.training.requirements import require_model, require_modules, require_names, require_solver
 
 Solve = Callable[..., Solution]  # (field, y0, ts) -> Solution
 
@@ -51,6 +51,7 @@ class LatentODE(nn.Module):
         solver: Solve = Solver(),
     ) -> None:
         super().__init__()
+        require_modules(encoder=encoder, field=field, decoder=decoder)
         require_positive("sigma", sigma)
         require_solver(solver)
         self.encoder, self.field, self.decoder = encoder, field, decoder
@@ -131,9 +132,7 @@ class EvidenceBound:
 
     def __post_init__(self) -> None:
         require_model("EvidenceBound", self.model, LatentODE)
-        taken = {"data", "divergence"} & set(self.regularizers)
-        if taken:
-            raise ValueError(f"regularizers must not be called {taken}, which the bound has; choose another name")
+        require_names(self.regularizers, "data", "divergence")
 
     def __call__(
         self, batch: tuple[Tensor, Tensor], progress: float, generator: torch.Generator | None = None

@@ -143,6 +143,7 @@ class Training(Iterator[Step], Generic[Batch]):
             "average": None if average is None else average.decay,
             "processes": parallel.world(),
             "device": self._device.type,
+            "generator": None if self._generator is None else self._generator.device.type,
         }
         self._identity = checkpoint.identity_of(
             model, self._parts.optimizer, self._parts.scheduler, self._batches, how, settings
@@ -272,11 +273,19 @@ class Training(Iterator[Step], Generic[Batch]):
 
     def _gradient_norm(self, terms: Mapping[str, float]) -> Tensor:
         """The norm of the gradient; one that is not finite is let through where a smaller loss scale may mend it."""
-        norm = nn.utils.get_total_norm([one.grad for one in self._parameters if one.grad is not None])
-        scaler = self._parts.scaler
-        if bool(norm.isfinite()) or (scaler.is_enabled() and scaler.get_scale() >= 1):
+        gradients = [one.grad for one in self._parameters if one.grad is not None]
+        if not gradients:
+            raise ValueError(
+                "objective must depend on the parameters that the optimizer holds, but none of them got a gradient; "
+                "give the optimizer those of the model that the objective calls"
+            )
+        norm = nn.utils.get_total_norm(gradients)
+        if bool(norm.isfinite()):
             return norm
+        scaler = self._parts.scaler
         bad = [one for one in self._parameters if one.grad is not None and not bool(one.grad.isfinite().all())]
+        if bad and scaler.is_enabled() and scaler.get_scale() >= 1:
+            return norm
         where = self._parts.name_of(bad[0]) if bad else "all together"
         raise _NotFiniteError(
             f"the gradient of step {self.step} must be finite, but that of {where} is not, with terms {dict(terms)}"
@@ -342,9 +351,10 @@ def iterate(
     Raises:
         TypeError: batches cannot be asked for by number, a scheduler that needs a measure, the optimizer LBFGS; the
             objective gives no mapping.
-        ValueError: the objective gives no terms, one that is no scalar, one called "total", or none with a gradient; a
-            model that lacks parameters of the optimizer, or none where one is needed; a checkpoint of another training
-            or version, or only damaged ones.
+        ValueError: the objective gives no terms, one that is no scalar, one called "total", or none with a gradient, or
+            depends on none of the parameters; a scheduler of another optimizer, an average of another model; a model
+            that lacks parameters of the optimizer, or none where one is needed; a checkpoint of another training or
+            version, or only damaged ones.
         FileExistsError: the folder holds a training, and resume is False.
         BlockingIOError: another process trains in the folder.
         RuntimeError: a term or the gradient is NaN or infinite.
@@ -355,6 +365,8 @@ def iterate(
     scaler = torch.amp.GradScaler(device, enabled=options.precision == "float16")
     parts = Parts(model, optimizer, scheduler, average, scaler)
     parallel.copy_from_first(parts.parameters if model is None else model.state_dict().values())
+    if average is not None:
+        parallel.copy_from_first(average.state_dict().values())
     training = Training(objective, batches, parts, generator, options)
     if folder is not None:
         training.keep_in(Path(folder), settings or {}, resume)

@@ -12,7 +12,7 @@ from invreg._check import require_positive
 from invreg.interfaces import Regularizer
 from invreg.regularizers.compose import named_terms
 from invreg.solvers import Solution, Solver
-from invreg.training.requirements import require_model, require_solver
+from invreg.training.requirements import require_model, require_modules, require_names, require_solver
 
 Solve = Callable[..., Solution]  # (field, y0, ts) -> Solution
 
@@ -53,6 +53,7 @@ class NeuralODE(nn.Module):
         super().__init__()
         if len(span) != 2 or span[0] == span[1]:
             raise ValueError(f"span must be two different times, got {span}")
+        require_modules(field=field)
         require_solver(solver)
         self.field, self.encoder, self.head = field, encoder, head
         self.span, self.solver = (float(span[0]), float(span[1])), solver
@@ -105,7 +106,7 @@ class Supervised:
         length = abs(self.model.span[1] - self.model.span[0])
         if self.steer >= length:
             raise ValueError(f"steer must be below the length of the span, {length}, got {self.steer}")
-        _require_names(self.regularizers)
+        require_names(self.regularizers, "data")
 
     def __call__(
         self, batch: tuple[Tensor, Tensor], progress: float, generator: torch.Generator | None = None
@@ -114,17 +115,26 @@ class Supervised:
         x, target = batch
         prediction = self.model(x, self._end(generator) if self.steer else None)
         terms = named_terms(self.regularizers, prediction.solution, progress)
-        return {"data": self.loss(prediction.output, target), **terms}
+        return {"data": self._loss(prediction.output, target), **terms}
 
     def score(self, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """Loss and evaluations of the field, and for targets that are classes the accuracy."""
         x, target = batch
         prediction = self.model(x)
         output = prediction.output
-        scores = {"loss": self.loss(output, target), "evaluations": prediction.solution.stats.nfe.double().mean()}
+        scores = {"loss": self._loss(output, target), "evaluations": prediction.solution.stats.nfe.double().mean()}
         if not target.is_floating_point() and output.ndim == target.ndim + 1:
             scores["accuracy"] = (output.argmax(1) == target).to(output.dtype).mean()
         return scores
+
+    def _loss(self, output: Tensor, target: Tensor) -> Tensor:
+        try:
+            return self.loss(output, target)
+        except (IndexError, RuntimeError, ValueError) as error:  # torch says what, but not of whom
+            raise ValueError(
+                f"target does not fit the output of the model, {tuple(output.shape)} of {output.dtype}: {error}; got "
+                f"{tuple(target.shape)} of {target.dtype}"
+            ) from error
 
     def _end(self, generator: torch.Generator | None) -> float:
         device = None if generator is None else generator.device
@@ -158,7 +168,7 @@ class TrajectoryFit:
         if len(self.times) < 2:
             raise ValueError(f"times must hold the start and at least one more, got {len(self.times)}")
         require_solver(self.solver)
-        _require_names(self.regularizers)
+        require_names(self.regularizers, "data")
 
     def __call__(
         self, batch: tuple[Tensor, Tensor], progress: float, generator: torch.Generator | None = None
@@ -181,8 +191,3 @@ class TrajectoryFit:
             )
         solution = self.solver(self.field, y0, self.times)
         return (solution.ys[1:].movedim(0, 1) - targets).square().mean(), solution
-
-
-def _require_names(regularizers: Mapping[str, Regularizer[Solution]]) -> None:
-    if "data" in regularizers:
-        raise ValueError('regularizers must not be called "data", which is the misfit; choose another name')

@@ -12,8 +12,7 @@ from invreg._check import require_count
 from invreg.interfaces import Regularizer
 from invreg.regularizers.compose import named_terms
 from invreg.solvers import NoisySolver, Solution
-
-MISFITS = ("mean", "variance")
+from invreg.training.requirements import require_modules, require_names
 
 
 class NeuralSDE(nn.Module):
@@ -29,9 +28,7 @@ class NeuralSDE(nn.Module):
 
     def __init__(self, drift: nn.Module, diffusion: nn.Module, solver: NoisySolver = NoisySolver()) -> None:
         super().__init__()
-        for name, part in (("drift", drift), ("diffusion", diffusion)):
-            if not isinstance(part, nn.Module):
-                raise TypeError(f"{name} must be a module of t and y, got {type(part).__name__}")
+        require_modules(drift=drift, diffusion=diffusion)
         if not isinstance(solver, NoisySolver):
             raise TypeError(f"solver must be a NoisySolver, got {type(solver).__name__}")
         self.drift, self.diffusion, self.solver = drift, diffusion, solver
@@ -81,9 +78,7 @@ class MomentFit:
         require_count("paths", self.paths)
         if self.paths < 2:
             raise ValueError(f"paths must be at least 2 for a variance, got {self.paths}")
-        for name in MISFITS:
-            if name in self.regularizers:
-                raise ValueError(f"regularizers must not be called {name!r}, which is a misfit; choose another name")
+        require_names(self.regularizers, "mean", "variance")
 
     def __call__(
         self, batch: tuple[Tensor, Tensor, Tensor], progress: float, generator: torch.Generator | None = None
@@ -93,7 +88,9 @@ class MomentFit:
         return {**misfits, **named_terms(self.regularizers, solution, progress)}
 
     def score(self, batch: tuple[Tensor, ...], generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """The misfits, and the evaluations of drift and diffusion."""
+        """The misfits, and the evaluations of drift and diffusion; without a generator on the same paths each time."""
+        if generator is None:
+            generator = torch.Generator(batch[0].device).manual_seed(0)
         misfits, solution = self._misfits(batch, generator)
         evaluations = torch.tensor(float(solution.stats.calls + solution.stats.diffusions), dtype=torch.float64)
         return {**misfits, "evaluations": evaluations}

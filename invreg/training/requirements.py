@@ -38,6 +38,13 @@ def require_terms(terms: object) -> None:
         )
 
 
+def require_names(regularizers: Mapping[str, object], *own: str) -> None:
+    """Raise ValueError if a regularizer is called as the sum, or as one of an objective's own terms, is."""
+    for name in (*own, "total"):
+        if name in regularizers:
+            raise ValueError(f"regularizers must not be called {name!r}, which is a term already; choose another name")
+
+
 def require_model(objective: str, model: object, wanted: type[nn.Module]) -> None:
     """Raise TypeError unless an objective was given the kind of model that it is about."""
     if not isinstance(model, wanted):
@@ -45,6 +52,15 @@ def require_model(objective: str, model: object, wanted: type[nn.Module]) -> Non
             f"model of {objective} must be a {wanted.__name__}, got {type(model).__name__}; choose the objective that "
             "goes with it"
         )
+
+
+def require_modules(**parts: object) -> None:
+    """Raise TypeError unless each is a module."""
+    for name, part in parts.items():
+        if not isinstance(part, nn.Module):
+            raise TypeError(
+                f"{name} must be a torch.nn.Module, got {type(part).__name__}; wrap it in a class of your own"
+            )
 
 
 def require_solver(solver: object) -> None:
@@ -62,7 +78,7 @@ def require_parts(
 
     Raises:
         TypeError: an optimizer or a scheduler that needs more than a step. ValueError: a model that is missing, or that
-            lacks parameters of the optimizer.
+            lacks parameters of the optimizer; a scheduler of another optimizer, an average of another model.
     """
     if isinstance(optimizer, LBFGS):
         raise TypeError("optimizer must step by one gradient, got LBFGS, which asks for several; use Adam or others")
@@ -70,9 +86,16 @@ def require_parts(
         raise TypeError(
             "scheduler must depend on the step only, got ReduceLROnPlateau; use CosineAnnealingLR or others"
         )
+    if scheduler is not None and scheduler.optimizer is not optimizer:
+        raise ValueError("scheduler must be made for the optimizer that is passed, but it belongs to another one")
     for name, given in (("average", average), ("folder", folder)):
         if model is None and given is not None:
             raise ValueError(f"{name} needs the model whose parameters are trained, got none; pass model=...")
+    if average is not None and model is not None and _shapes(average.module) != _shapes(model):
+        raise ValueError(
+            "average must be made of the model that is passed, but its parameters or buffers are others; pass "
+            "average=Average(model), with an nn.ModuleDict as model where there is one"
+        )
     if model is not None:
         known = {id(one) for one in model.parameters()}
         trained = [one for group in optimizer.param_groups for one in group["params"]]
@@ -82,3 +105,7 @@ def require_parts(
                 f"model must hold all parameters of the optimizer, but lacks {foreign} of {len(trained)}; pass the "
                 "module that holds them all, such as an nn.ModuleList"
             )
+
+
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(one.shape) for name, one in (*module.named_parameters(), *module.named_buffers())}

@@ -17,6 +17,7 @@ from invreg._check import require_count, require_positive
 from invreg.solvers import RK4, Method, step
 
 Map = Callable[[Tensor], Tensor]
+MOST_BINS = 10**8
 
 
 class FlowMap(nn.Module):
@@ -173,7 +174,13 @@ def jacobian_norms(model: Map, data: Tensor) -> Tensor:
 
 
 def bounding_alpha(norms: Tensor) -> float:
-    """max(0, 1 - 1 / sigma) with the geometric mean sigma along time of norms (B, T), the largest of the batch."""
+    """max(0, 1 - 1 / sigma) with the geometric mean sigma along time of norms (B, T), the largest of the batch.
+
+    Raises:
+        ValueError: the norms are not finite.
+    """
+    if not bool(norms.isfinite().all()):
+        raise ValueError("norms must be finite, got NaN or Inf: the model diverges on the data")
     sigma = float(norms.clamp_min(torch.finfo(norms.dtype).tiny).log().mean(-1).max().exp())
     return max(0.0, 1.0 - 1.0 / sigma)
 
@@ -181,15 +188,15 @@ def bounding_alpha(norms: Tensor) -> float:
 def state_space_divergence(truth: Tensor, found: Tensor, bins: int = 30) -> float:
     """How differently two trajectories fill their space: the Kullback-Leibler divergence of histograms, in nats.
 
-    The bins divide the box around `truth`, a tenth of a standard deviation wider on each side; what lies outside is not
-    counted, and each bin has 1e-5 added.
+    The bins divide the box around `truth`, a tenth of a standard deviation wider on each side; what lies outside, or is
+    NaN, is not counted, and each bin has 1e-5 added.
 
     Args:
         truth, found: states, (N, d) and (M, d), of few dimensions: there are bins^d.
         bins: along each dimension.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes that do not fit, a truth of fewer than two states or with NaN or Inf, more than 10^8 bins.
 
     Source: D_stsp of Hess et al. 2023, App. 6, with the settings of the authors' program.
     """
@@ -197,6 +204,11 @@ def state_space_divergence(truth: Tensor, found: Tensor, bins: int = 30) -> floa
         raise ValueError(
             f"truth and found must be (N, d) and (M, d), got {tuple(truth.shape)} and {tuple(found.shape)}"
         )
+    require_count("bins", bins)
+    if bins ** truth.shape[1] > MOST_BINS:
+        raise ValueError(f"bins must leave {MOST_BINS:.0e} of them in all, got {bins}^{truth.shape[1]}; take fewer")
+    if len(truth) < 2 or not bool(truth.isfinite().all()):
+        raise ValueError(f"truth must be at least two states, all finite, got {tuple(truth.shape)}")
     margin = 0.1 * truth.std(0)
     low, high = truth.amin(0) - margin, truth.amax(0) + margin
     p, q = (_histogram(x, low, high, bins) for x in (truth, found))

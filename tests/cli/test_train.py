@@ -308,3 +308,53 @@ def test_an_order_is_what_the_flags_say(tmp_path: Path) -> None:
     assert read.folder == str(tmp_path / "other")
     assert read.model["solver"]["rtol"] == 1e-2
     assert "folder" not in read.decisive
+
+
+def test_scores_that_fail_cost_no_model(invoke: Any, tmp_path: Path) -> None:
+    path = write(tmp_path, steps=3, epochs=...)
+    found = dict(np.load(tmp_path / "points.npz"))
+    held_out = torch.randperm(60, generator=torch.Generator().manual_seed(0))[:12]
+    found["label"][held_out.numpy()] = 5
+    np.savez(tmp_path / "points.npz", **found)
+    done = invoke("train", path)
+    assert done.code == 0, done.err
+    assert "could not be scored on what was held out" in done.err
+    assert isinstance(from_pretrained(tmp_path / "run" / "model"), NeuralODE)
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert "target does not fit" in report["model"]["test failed"]
+
+
+def test_numbers_that_are_not_finite_are_null_in_the_report(
+    invoke: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("invreg.cli.train._scores", lambda plan, model: {"accuracy": float("nan")})
+    done = invoke("train", write(tmp_path, steps=2, epochs=...))
+    assert done.code == 0, done.err
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["model"]["test"] == {"accuracy": None}
+
+
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+def test_a_place_that_is_taken_is_found_before_the_first_step(invoke: Any, tmp_path: Path, resume: list[str]) -> None:
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    (tmp_path / "run" / "model" / "thesis.txt").write_text("mine")
+    done = invoke("train", write(tmp_path, steps=2, epochs=...), *resume)
+    assert done.code == 2
+    assert "holds a" in done.err or "holds something else" in done.err
+    assert not (tmp_path / "run" / "log.jsonl").exists()
+
+
+@pytest.mark.parametrize("folder", ["", None, 3])
+def test_folders_without_a_name_are_refused(invoke: Any, tmp_path: Path, folder: Any) -> None:
+    done = invoke("train", write(tmp_path, folder=folder))
+    assert done.code == 2
+    assert "folder must be the name of a folder" in done.err
+
+
+def test_data_may_move_between_start_and_resumption(invoke: Any, tmp_path: Path) -> None:
+    assert invoke("train", write(tmp_path, steps=2, epochs=...)).code == 0
+    (tmp_path / "points.npz").rename(tmp_path / "moved.npz")
+    data = {"name": "arrays", "file": str(tmp_path / "moved.npz"), "keys": ["x", "label"]}
+    again = tmp_path / "again.yaml"
+    content = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    again.write_text(yaml.safe_dump({**content, "data": data}))
+    assert invoke("train", again, "--resume").code == 0

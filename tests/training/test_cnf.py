@@ -156,7 +156,7 @@ def test_arguments_that_do_not_fit_are_named() -> None:
         CNF(field, 2).log_prob(torch.zeros(4, 3))
     with pytest.raises(ValueError, match="number must be >= 1, got 0"):
         CNF(field, 2).sample(0)
-    with pytest.raises(ValueError, match='regularizers must not be called "data"'):
+    with pytest.raises(ValueError, match="regularizers must not be called 'data'"):
         NegativeLogLikelihood(CNF(field, 2), {"data": SolverError()})
 
 

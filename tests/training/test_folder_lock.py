@@ -1,6 +1,7 @@
 """One process at a time in a folder: another is refused, and what was killed leaves nothing behind."""
 
 import gc
+import os
 import signal
 import subprocess
 import sys
@@ -86,3 +87,22 @@ def test_a_training_that_was_left_is_resumed_in_the_same_process(tmp_path: Path)
     next(left)
     left.save()
     assert training(tmp_path, resume=True).step == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_does_not_hold_the_folder_longer_than_its_parent(tmp_path: Path) -> None:
+    lock = hold(tmp_path)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:  # waits until it is told, and does nothing else
+        os.close(writing)
+        os.read(reading, 1)
+        os._exit(0)
+    os.close(reading)
+    del lock
+    gc.collect()
+    process = holding(tmp_path)  # is not refused, though the child is still there
+    process.kill()
+    process.wait()
+    os.close(writing)
+    os.waitpid(child, 0)

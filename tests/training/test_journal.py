@@ -60,3 +60,11 @@ def test_tensorboard_gets_every_term(tmp_path: Path) -> None:
     events.Reload()
     assert set(events.Tags()["scalars"]) == {"data", "total", "lr", "gradient norm"}
     assert [one.step for one in events.Scalars("data")] == [0, 1, 2]
+
+
+def test_a_file_that_is_no_log_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"time": 1}\n{"time": 2}\n')
+    with pytest.raises(FileExistsError, match="log.jsonl: is no log of a training"):
+        Journal(tmp_path, 0, tensorboard=False)
+    assert path.read_text() == '{"time": 1}\n{"time": 2}\n'

@@ -275,3 +275,19 @@ def test_parts_that_do_not_go_together_are_named(tmp_path: Any) -> None:
         iterate(objective(w), [0], optimizer, model=model)
     with pytest.raises(TypeError, match="batches must be a sequence"):
         iterate(objective(w), iter([0]), optimizer)  # type: ignore[arg-type]
+
+
+def test_a_finite_gradient_of_infinite_norm_is_not_applied_unshortened() -> None:
+    w = torch.ones(3, requires_grad=True)
+    optimizer = torch.optim.SGD([w], lr=1e-3)
+    options = Options(precision="float16", clip=1.0)
+    steep = iterate(lambda batch, progress, generator: {"data": (w * 1e30).sum()}, [0] * 30, optimizer, options=options)
+    with pytest.raises(RuntimeError, match="the gradient of step .* must be finite, but that of all together is not"):
+        list(steep)
+    assert torch.equal(w.detach(), torch.ones(3))
+
+
+def test_an_objective_that_misses_all_parameters_is_told_so() -> None:
+    w, other = parameter(), parameter()
+    with pytest.raises(ValueError, match="objective must depend on the parameters that the optimizer holds"):
+        fit(objective(other), [torch.ones(2, dtype=torch.float64)], torch.optim.SGD([w], lr=0.1))

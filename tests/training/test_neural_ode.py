@@ -151,7 +151,7 @@ def test_arguments_that_do_not_fit_are_named() -> None:
         Supervised(model, steer=1.0)
     with pytest.raises(ValueError, match="steer must be finite and >= 0, got -0.5"):
         Supervised(model, steer=-0.5)
-    with pytest.raises(ValueError, match='regularizers must not be called "data"'):
+    with pytest.raises(ValueError, match="regularizers must not be called 'data'"):
         Supervised(model, regularizers={"data": SolverError()})
     with pytest.raises(ValueError, match="times must hold the start and at least one more, got 1"):
         TrajectoryFit(Decay(), [0.0])

@@ -121,7 +121,7 @@ def test_each_start_is_held_to_its_own_moments() -> None:
 def test_parts_of_another_kind_are_refused() -> None:
     with pytest.raises(TypeError, match="solver must be a NoisySolver, got Solver"):
         NeuralSDE(CubicDrift(), CubicDrift(), Solver())  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="drift must be a module"):
+    with pytest.raises(TypeError, match="drift must be a torch.nn.Module"):
         NeuralSDE(lambda t, y: y, CubicDrift())  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="model must be a NeuralSDE"):
         MomentFit(CubicDrift(), TIMES)  # type: ignore[arg-type]

@@ -8,9 +8,11 @@ from torch import nn
 
 from invreg import config
 from invreg.models import MLP, SeriesEncoder, TimeMLP
+from invreg.regularizers import SolverError
 from invreg.solvers import NoisySolver
 from invreg.training import (
     CNF,
+    Average,
     EvidenceBound,
     LatentODE,
     NegativeLogLikelihood,
@@ -18,6 +20,7 @@ from invreg.training import (
     NeuralSDE,
     Supervised,
     TrajectoryFit,
+    iterate,
 )
 
 FIELD = TimeMLP(2, [4])
@@ -65,3 +68,34 @@ def test_recipes_that_mix_them_are_told_so() -> None:
     assert model.solver == NoisySolver(rtol=0.1)
     with pytest.raises(TypeError, match="supervised: model of Supervised must be a NeuralODE, got NeuralSDE"):
         config.part("objective", "supervised", {"model": model})
+
+
+def test_a_scheduler_of_another_optimizer_is_refused() -> None:
+    model = nn.Linear(1, 1)
+    optimizer, other = (torch.optim.SGD(model.parameters(), lr=0.1) for _ in range(2))
+    with pytest.raises(ValueError, match="scheduler must be made for the optimizer that is passed"):
+        iterate(lambda *_: {}, [0], optimizer, scheduler=torch.optim.lr_scheduler.StepLR(other, 1))
+
+
+def test_an_average_of_another_model_is_refused_before_the_first_step() -> None:
+    model = nn.Linear(1, 1)
+    both = nn.ModuleDict({"model": model})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="average must be made of the model that is passed"):
+        iterate(lambda *_: {}, [0], optimizer, model=both, average=Average(model))
+
+
+def test_no_regularizer_is_called_as_the_sum_is() -> None:
+    with pytest.raises(ValueError, match="regularizers must not be called 'total'"):
+        Supervised(NeuralODE(FIELD), regularizers={"total": SolverError()})
+
+
+def test_fields_must_be_modules() -> None:
+    with pytest.raises(TypeError, match=r"field must be a torch.nn.Module, got function"):
+        NeuralODE(lambda t, y: y)  # type: ignore[arg-type]
+
+
+def test_classes_that_the_output_has_not_are_named() -> None:
+    model = NeuralODE(FIELD, head=MLP(2, (), 2))
+    with pytest.raises(ValueError, match=r"target does not fit the output of the model, \(3, 2\) of .*out of bounds"):
+        Supervised(model)((torch.zeros(3, 2), torch.tensor([0, 1, 7])), 0.0)

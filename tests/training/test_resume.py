@@ -11,13 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from invreg._store import DamagedFileError, load_tensors
 from invreg.training import Options, Record, Shuffled, Training, iterate, read_log
-from invreg.training.checkpoint import checkpoints, load_checkpoint
+from invreg.training.checkpoint import checkpoints, digest_of, load_checkpoint
 
 # the same in this process and in one that is killed
 SETUP = """
@@ -214,7 +215,7 @@ def test_resuming_what_is_finished_does_nothing(whole: Path) -> None:
     ("change", "said"),
     [
         ({"hidden": 12}, r"model.0.weight was float32 \(16, 8\), is float32 \(12, 8\); .* and \d more"),
-        ({"lr": 2e-2}, r"optimizer.groups.0.lr was .*, is .*"),
+        ({"lr": 2e-2}, r"optimizer.groups.0.initial_lr was .*, is .*"),
         ({"decay": 0.8}, r"options.average was 0.9, is 0.8"),
         ({"clip": None}, r"options.clip was 1.0, is None"),
         ({"epochs": 5}, r"batches.number was 24, is 30; batches.steps was 24, is 30"),
@@ -383,3 +384,91 @@ def test_a_training_that_is_killed_at_random_moments_ends_with_the_same_bits(tmp
     assert process.returncode == 0
     assert kills >= 2
     assert_same(once, often)
+
+
+class Counting(nn.Module):
+    """A model with a buffer that its state leaves out."""
+
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(1, 1)
+        self.register_buffer("count", torch.zeros(()), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1
+        y: Tensor = self.linear(x) * self.count
+        return y
+
+
+def counting(folder: Path, resume: bool) -> tuple[Counting, Training[Tensor]]:
+    torch.manual_seed(0)
+    model = Counting()
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    return model, iterate(
+        lambda batch, progress, generator: {"data": model(batch).square().mean()},
+        [torch.ones(1, 1)] * 6,
+        optimizer,
+        model=model,
+        scheduler=torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9),
+        folder=folder,
+        resume=resume,
+        options=Options(save_every=3),
+    )
+
+
+def test_buffers_that_a_state_leaves_out_are_kept_too(tmp_path: Path) -> None:
+    whole, steps = counting(tmp_path / "whole", False)
+    list(steps)
+    _, steps = counting(tmp_path / "left", False)
+    for _ in range(3):
+        next(steps)
+    resumed, steps = counting(tmp_path / "left", True)
+    list(steps)
+    assert torch.equal(resumed.count, whole.count)
+    assert torch.equal(resumed.linear.weight, whole.linear.weight)
+
+
+def test_a_training_goes_on_with_the_optimizer_that_has_moved(tmp_path: Path) -> None:
+    model = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+
+    def training(resume: bool) -> Training[Tensor]:
+        return iterate(
+            lambda batch, progress, generator: {"data": model(batch).square().mean()},
+            [torch.ones(1, 1)] * 4,
+            optimizer,
+            model=model,
+            scheduler=scheduler,
+            folder=tmp_path,
+            resume=resume,
+            options=Options(save_every=2),
+        )
+
+    steps = training(False)
+    for _ in range(2):
+        next(steps)
+    assert len(list(training(True))) == 2
+    assert scheduler.last_epoch == 4
+
+
+def test_whole_checkpoints_are_not_pushed_out_by_damaged_ones(tmp_path: Path) -> None:
+    for _ in build(tmp_path, False):
+        continue
+    newest, before = checkpoints(tmp_path)
+    newest.write_bytes(newest.read_bytes()[:-7])
+    with pytest.warns(UserWarning, match="is damaged"):
+        training = build(tmp_path, True)
+    next(training)
+    training.save()
+    found = checkpoints(tmp_path)
+    assert found[1] == before
+    assert len(found) == 2
+    assert [load_checkpoint(one)["step"] for one in found] == [21, 20]
+
+
+def test_arrays_of_numpy_are_known_by_their_content() -> None:
+    one, other = np.arange(3.0), np.arange(3.0) + 1
+    assert digest_of((one, 1)) == digest_of((one.copy(), 1)) != digest_of((other, 1))
