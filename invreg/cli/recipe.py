@@ -62,6 +62,8 @@ class Recipe:
             value = getattr(self, name)
             if value is not None:
                 require_count(name, value, least=least)
+        if max(self.seed, self.split_seed) >= 2**63:
+            raise ValueError(f"seed and split_seed must be below 2^63, got {max(self.seed, self.split_seed)}")
         require_positive("test", self.test, zero_allowed=True)
         if self.test >= 1:
             raise ValueError(f"test must be a fraction below 1, got {self.test}")

@@ -1,6 +1,7 @@
 """Settings in YAML files."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ def read_yaml(path: str | os.PathLike[str], known: Iterable[str]) -> dict[str, A
     """The content of a YAML file by names with underscores, where values may be mappings and lists.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: no mapping, or an unknown name; the nearest is suggested.
+        FileNotFoundError: no such file.
+        ValueError: no mapping, a key twice, or an unknown name; the nearest is suggested.
     """
     import yaml
 
@@ -42,7 +44,9 @@ def read_yaml(path: str | os.PathLike[str], known: Iterable[str]) -> dict[str, A
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such configuration file; check the path")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        _require_single_keys(yaml.compose(text, Loader=yaml.SafeLoader), path)
+        content = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} must be YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
@@ -56,3 +60,19 @@ def read_yaml(path: str | os.PathLike[str], known: Iterable[str]) -> dict[str, A
             raise ValueError(f"{path}: {unknown_name('setting', str(key), shown)}")
         settings[name] = value
     return settings
+
+
+def _require_single_keys(node: Any, path: Path) -> None:
+    """Raise ValueError where a mapping says a key twice, of which YAML would take the last."""
+    import yaml
+
+    if isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in node.value]
+        twice = [key for key, count in Counter(map(str, keys)).items() if count > 1]
+        if twice:
+            raise ValueError(f"{path}: {twice[0]} is given twice; leave one away")
+        for _, value in node.value:
+            _require_single_keys(value, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _require_single_keys(value, path)

@@ -21,7 +21,8 @@ class MLP(nn.Module):
 
     def __init__(self, inputs: int, hidden: Sequence[int], outputs: int) -> None:
         super().__init__()
-        self.config: Mapping[str, object] = {"inputs": inputs, "hidden": tuple(hidden), "outputs": outputs}
+        hidden = _widths(hidden)
+        self.config: Mapping[str, object] = {"inputs": inputs, "hidden": hidden, "outputs": outputs}
         self.layers = nn.ModuleList(_layers((inputs, *hidden, outputs), 0))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,9 +50,10 @@ class TimeMLP(nn.Module):
 
     def __init__(self, features: int, hidden: Sequence[int], *, timed: bool = True, bounded: bool = False) -> None:
         super().__init__()
+        hidden = _widths(hidden)
         self.config: Mapping[str, object] = {
             "features": features,
-            "hidden": tuple(hidden),
+            "hidden": hidden,
             "timed": timed,
             "bounded": bounded,
         }
@@ -113,6 +115,12 @@ class CubicDrift(nn.Module):
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
         slope: Tensor = self.outer(torch.tanh(self.inner(y**3)))
         return slope
+
+
+def _widths(hidden: object) -> tuple[int, ...]:
+    if isinstance(hidden, str) or not isinstance(hidden, Sequence):
+        raise TypeError(f"hidden must be a list of widths, got {hidden!r}; write [{hidden}] for one layer")
+    return tuple(hidden)
 
 
 def _layers(widths: Sequence[int], extra: int) -> list[nn.Linear]:

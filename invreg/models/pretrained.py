@@ -235,7 +235,7 @@ def require_place(target: Path, overwrite: bool) -> None:
 
 
 def _move(temporary: Path, target: Path) -> None:
-    """Give the folder its name; an old one of that name is there until then, and again should it fail."""
+    """Give the folder its name; an old one of that name steps aside first, and comes back should that fail."""
     if not target.exists():
         temporary.rename(target)
         return

@@ -51,7 +51,7 @@ class NeuralODE(nn.Module):
         solver: Solve = Solver(),
     ) -> None:
         super().__init__()
-        if len(span) != 2 or span[0] == span[1]:
+        if not isinstance(span, Sequence) or len(span) != 2 or span[0] == span[1]:
             raise ValueError(f"span must be two different times, got {span}")
         require_modules(field=field)
         require_solver(solver)

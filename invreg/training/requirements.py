@@ -39,7 +39,16 @@ def require_terms(terms: object) -> None:
 
 
 def require_names(regularizers: Mapping[str, object], *own: str) -> None:
-    """Raise ValueError if a regularizer is called as the sum, or as one of an objective's own terms, is."""
+    """Raise unless regularizers have names, none of which is that of the sum or of an objective's own term.
+
+    Raises:
+        TypeError: no mapping. ValueError: such a name.
+    """
+    if not isinstance(regularizers, Mapping):
+        raise TypeError(
+            f"regularizers must be a mapping from names to regularizers, got {type(regularizers).__name__}; write "
+            "{'error': ...} for one"
+        )
     for name in (*own, "total"):
         if name in regularizers:
             raise ValueError(f"regularizers must not be called {name!r}, which is a term already; choose another name")

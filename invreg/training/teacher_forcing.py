@@ -98,7 +98,7 @@ class ForcedFit:
             the model alone.
 
     Raises:
-        ValueError: on call, data of another shape, or alpha out of range.
+        TypeError: forcing is no function. ValueError: on call, data of another shape, or alpha out of range.
 
     Source: Hess, Monfared, Brenner and Durstewitz 2023, "Generalized Teacher Forcing for Learning Chaotic Dynamics",
     eq. 9; the interpolation is Doya's of 1992.
@@ -106,6 +106,13 @@ class ForcedFit:
 
     model: Map
     forcing: AdaptiveForcing | Callable[[float], float]
+
+    def __post_init__(self) -> None:
+        if not callable(self.forcing):
+            raise TypeError(
+                f"forcing must be AdaptiveForcing() or a function of progress, got {self.forcing!r}; a constant is "
+                f"lambda progress: {self.forcing!r}"
+            )
 
     def __call__(
         self, batch: tuple[Tensor, ...], progress: float, generator: torch.Generator | None = None

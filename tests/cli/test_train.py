@@ -358,3 +358,11 @@ def test_data_may_move_between_start_and_resumption(invoke: Any, tmp_path: Path)
     content = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
     again.write_text(yaml.safe_dump({**content, "data": data}))
     assert invoke("train", again, "--resume").code == 0
+
+
+def test_a_key_that_is_given_twice_is_refused(invoke: Any, tmp_path: Path) -> None:
+    path = write(tmp_path)
+    path.write_text(path.read_text() + "epochs: 7\n")
+    done = invoke("train", path)
+    assert done.code == 2
+    assert "epochs is given twice" in done.err

@@ -14,6 +14,7 @@ from invreg.training import (
     CNF,
     Average,
     EvidenceBound,
+    ForcedFit,
     LatentODE,
     NegativeLogLikelihood,
     NeuralODE,
@@ -99,3 +100,17 @@ def test_classes_that_the_output_has_not_are_named() -> None:
     model = NeuralODE(FIELD, head=MLP(2, (), 2))
     with pytest.raises(ValueError, match=r"target does not fit the output of the model, \(3, 2\) of .*out of bounds"):
         Supervised(model)((torch.zeros(3, 2), torch.tensor([0, 1, 7])), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Supervised(NeuralODE(FIELD), regularizers=SolverError()), "regularizers must be a mapping from names"),
+        (lambda: TimeMLP(2, 50), r"hidden must be a list of widths, got 50; write \[50\]"),
+        (lambda: NeuralODE(FIELD, span=1), "span must be two different times, got 1"),
+        (lambda: ForcedFit(FIELD, 0.5), "forcing must be AdaptiveForcing.. or a function of progress, got 0.5"),
+    ],
+)
+def test_arguments_of_another_kind_are_named(make: Any, said: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=said):
+        make()
