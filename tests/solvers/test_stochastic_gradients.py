@@ -329,7 +329,6 @@ def parted(adjoint: Adjoint, step: float, method: Method, calculus: Calculus, no
     ("method", "calculus", "noise", "order"),
     [
         (SOSRI(), "ito", "diagonal", 1.0),
-        (SOSRI(), "ito", "scalar", 1.0),
         (SOSRA(), "ito", "additive", 1.0),
         (Heun(), "stratonovich", "diagonal", 1.0),
         (Heun(), "stratonovich", "scalar", 1.0),
