@@ -82,7 +82,9 @@ def _digest(tensors: Mapping[str, Tensor], text: str, complexes: list[str]) -> s
 
 
 def update_digest(total: "hashlib.blake2b", name: str, value: Tensor) -> None:
-    """Add a name and a real tensor on the CPU to a digest."""
+    """Add a name and a tensor to a digest."""
+    value = value.detach().cpu().resolve_conj().resolve_neg()
+    value = torch.view_as_real(value) if value.is_complex() else value
     total.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
     total.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 

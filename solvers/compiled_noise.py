@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import torch
@@ -48,7 +49,8 @@ def integrate_blocks(problem: InitialValueProblem, slope: Tensor) -> Run:
     assert isinstance(controller, Fixed)
     assert controller.step is not None
     dt, y = controller.step, problem.y0
-    pieces, wanted = list(problem.fixed_steps()), set(problem.ts.tolist())
+    pieces = list(islice(problem.fixed_steps(), problem.max_steps + 1))  # of tiny steps there is no end
+    wanted = set(problem.ts.tolist())
     stops = wanted.union(problem.stops)
     if not 0 < len(pieces) <= problem.max_steps:
         return integrate_lean(problem, slope, dt)

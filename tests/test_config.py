@@ -1,6 +1,7 @@
 """Names and options in text become objects, and what is wrong is said."""
 
 import inspect
+from pathlib import Path
 
 import pytest
 import torch
@@ -132,3 +133,10 @@ def test_every_training_name_stands_for_something_that_can_be_described() -> Non
         for name, cls in table.items():
             assert cls.__name__.lower() == name.replace("-", "")
             assert cls.__name__.lower() in names
+
+
+def test_a_configuration_that_holds_itself_is_no_endless_search(tmp_path: Path) -> None:
+    path = tmp_path / "loop.yaml"
+    path.write_text("prior: &a [1, *a]\n")
+    with pytest.raises(ValueError, match="prior must be a single value"):
+        config.read_settings(path, ["prior"])

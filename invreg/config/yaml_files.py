@@ -62,17 +62,20 @@ def read_yaml(path: str | os.PathLike[str], known: Iterable[str]) -> dict[str, A
     return settings
 
 
-def _require_single_keys(node: Any, path: Path) -> None:
+def _require_single_keys(root: Any, path: Path) -> None:
     """Raise ValueError where a mapping says a key twice, of which YAML would take the last."""
     import yaml
 
-    if isinstance(node, yaml.MappingNode):
-        keys = [key.value for key, _ in node.value]
-        twice = [key for key, count in Counter(map(str, keys)).items() if count > 1]
-        if twice:
-            raise ValueError(f"{path}: {twice[0]} is given twice; leave one away")
-        for _, value in node.value:
-            _require_single_keys(value, path)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            _require_single_keys(value, path)
+    pending, seen = [root], set[int]()
+    while pending:
+        node = pending.pop()
+        if id(node) in seen:  # an alias, perhaps of what it lies in
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            twice = [key for key, count in Counter(str(key.value) for key, _ in node.value).items() if count > 1]
+            if twice:
+                raise ValueError(f"{path}: {twice[0]} is given twice; leave one away")
+            pending.extend(value for _, value in node.value)
+        elif isinstance(node, yaml.SequenceNode):
+            pending.extend(node.value)

@@ -243,8 +243,7 @@ def digest_of(batch: Any) -> str:
 
 def _add(total: hashlib.blake2b, name: str, value: Any) -> None:
     if isinstance(value, Tensor):
-        value = value.detach().cpu().resolve_conj().resolve_neg()
-        update_digest(total, name, torch.view_as_real(value) if value.is_complex() else value)
+        update_digest(total, name, value)
         return
     if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
         total.update(f"{name}={value.dtype}{value.shape};".encode() + np.ascontiguousarray(value).tobytes())

@@ -329,3 +329,9 @@ def test_noise_that_is_not_diagonal_is_told_from_noise_that_is() -> None:
         sdeint(f, coupled, y0, [0.0, 1.0], calculus="stratonovich")
         sdeint(f, g, y0, [0.0, 1.0], method=SRIW1())
         sdeint(f, EntrywiseMLP(3).double(), y0, [0.0, 1.0], method=Milstein())
+
+
+def test_steps_without_end_are_told_before_they_are_counted() -> None:
+    with torch.no_grad():
+        solution = sdeint(f, g, y0, [1.0, 2.0], controller=Fixed(1e-9), compile="auto", max_steps=5, throw=False)
+    assert solution.status != (Status.SUCCESS,)

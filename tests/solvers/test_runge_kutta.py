@@ -21,6 +21,7 @@ from invreg.solvers import (
     odeint,
 )
 from invreg.solvers.method import Method
+from invreg.solvers.sums import advance
 
 EXPLICIT = {
     "euler": Euler(),
@@ -236,3 +237,11 @@ def test_weights_that_dopri5_does_not_know_are_refused() -> None:
 def test_a_stiffness_norm_that_is_not_known_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"^stiffness_norm must be 'rms' or 'max', got 'nonsense'$"):
         STIFFNESS[name](stiffness_norm="nonsense")
+
+
+def test_small_weights_enlarge_no_slope() -> None:
+    y, slope = torch.zeros(2, dtype=torch.float16), torch.full((2,), 100.0, dtype=torch.float16)
+    for weights in ([1e-4, 1.0], [1.0, 1e-4]):
+        close = torch.full((2,), 10.0, dtype=torch.float16)
+        torch.testing.assert_close(advance(y, 0.1, weights, [slope, slope]), close, rtol=1e-3, atol=0.0)
+    assert advance(y, 0.1, [0.0, 0.0], [slope, slope]) is y

@@ -101,8 +101,9 @@ def test_a_fork_does_not_hold_the_folder_longer_than_its_parent(tmp_path: Path) 
     os.close(reading)
     del lock
     gc.collect()
-    process = holding(tmp_path)  # is not refused, though the child is still there
-    process.kill()
-    process.wait()
+    with holding(tmp_path) as process:  # though the child is still there
+        said = process.communicate(timeout=60)[1]
+    assert os.waitpid(child, os.WNOHANG) == (0, 0)
     os.close(writing)
     os.waitpid(child, 0)
+    assert said == ""
