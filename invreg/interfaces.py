@@ -353,7 +353,15 @@ class Splitting(Protocol):
 
 
 class Denoiser(nn.Module, ABC):
-    """E[x0 | x0 + sigma n = x]: the one face of denoising networks, diffusion and flow models."""
+    """E[x0 | x0 + sigma n = x]: the one face of denoising networks, diffusion and flow models.
+
+    sigma is the standard deviation of each real component of the noise, also where x is complex.
+    """
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        """The least and the largest noise level that it is made for. May be overridden; the default is any."""
+        return 0.0, float("inf")
 
     if TYPE_CHECKING:
 
