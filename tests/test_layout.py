@@ -34,10 +34,10 @@ FLOORS: dict[str, float] = {
 }
 # the files of a folder that their siblings build on; all others do not know of each other
 SHARED: dict[str, set[str]] = {
-    "algorithms": {"loop", "renoise", "smooth", "splitting"},
+    "algorithms": {"loop", "reconstruction", "renoise", "smooth", "splitting"},
     "config": {"names", "spec"},
     "io": {"dicom_series", "files", "hdf5", "ismrmrd_header", "records"},
-    "models": {"pretrained", "schedule"},
+    "models": {"denoiser", "noise_path", "pretrained"},
     "mri": {"compression"},
     "operators": {"blur", "fourier", "joseph", "rays"},
     "regularizers": {"norms"},

@@ -6,9 +6,10 @@ from invreg.algorithms.conjugate_gradient import ConjugateGradient
 from invreg.algorithms.filtered_backprojection import filtered_backprojection
 from invreg.algorithms.gradient_descent import GradientDescent
 from invreg.algorithms.half_quadratic import HQS
-from invreg.algorithms.loop import Algorithm, History, Reconstruction, Run, Status
+from invreg.algorithms.loop import Algorithm, Run
 from invreg.algorithms.primal_dual import PDHG
 from invreg.algorithms.proximal_gradient import FISTA, ProximalGradient
+from invreg.algorithms.reconstruction import History, Reconstruction, Status
 from invreg.algorithms.sirt import SIRT
 
 __all__ = [

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from invreg._check import require_count, require_positive
-from invreg.algorithms.loop import Algorithm, Reconstruction, Status
+from invreg.algorithms.loop import Algorithm
+from invreg.algorithms.reconstruction import Reconstruction, Status
 from invreg.interfaces import LinearOperator, Regularizer
 from invreg.linalg import inner
 from invreg.noise import Gaussian

@@ -1,29 +1,21 @@
-"""The one loop of all reconstruction algorithms, its record and its result."""
+"""The one loop of all reconstruction algorithms."""
 
 from __future__ import annotations
 
 import dataclasses
-import html
-import json
-import os
-import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from invreg._check import require_count, require_finite, require_positive, require_tensor
+from invreg.algorithms.reconstruction import History, Reconstruction, Status
 from invreg.interfaces import LinearOperator, Regularizer
 from invreg.problem import Problem
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class HasImage(Protocol):
@@ -35,152 +27,6 @@ class HasImage(Protocol):
 
 P = TypeVar("P")
 S = TypeVar("S", bound=HasImage)
-
-
-class Status(Enum):
-    """How the reconstruction of one sample ended."""
-
-    CONVERGED = "converged"
-    ITERATION_LIMIT = "iteration limit"
-    INTERRUPTED = "interrupted"
-    NOT_FINITE = "not finite"
-
-
-@dataclass(frozen=True, eq=False)
-class History:
-    """What the iterations did; K of them were run, C of them checked.
-
-    Args:
-        change: |x_k - x_(k-1)| / |x_k| of every iteration, (K, B).
-        checked: numbers of the checked iterations, from 1, (C,).
-        misfit: the negative log-likelihood at those, (C, B).
-        penalty: weight * R(x) at those, (C, B), as annealed by then; NaN where the prior has no value.
-    """
-
-    change: Tensor
-    checked: Tensor
-    misfit: Tensor
-    penalty: Tensor
-
-    @property
-    def objective(self) -> Tensor:
-        """Misfit + penalty, (C, B); the misfit alone where the prior has no value."""
-        return self.misfit + self.penalty.nan_to_num(0.0)
-
-
-@dataclass(frozen=True, eq=False)
-class Reconstruction:
-    """The result of `Algorithm.solve`.
-
-    Args:
-        x: the images, (B, *signal).
-        history: the record of the iterations.
-        status: how each sample ended, B of them.
-        settings: algorithm, prior and operator in plain words and numbers.
-        seconds: wall time.
-    """
-
-    x: Tensor
-    history: History
-    status: tuple[Status, ...]
-    settings: dict[str, Any]
-    seconds: float
-
-    @property
-    def iterations(self) -> int:
-        """How many iterations were run."""
-        return int(self.history.change.shape[0])
-
-    def __repr__(self) -> str:
-        shape = "x".join(map(str, self.x.shape))
-        ends = ", ".join(f"{one.value} ({self.status.count(one)})" for one in Status if one in self.status)
-        text = f"Reconstruction({shape} {str(self.x.dtype).removeprefix('torch.')} by {self.settings.get('algorithm')}"
-        text += f": {ends}; {self.iterations} iterations, {self.seconds:.2f} s"
-        if self.iterations:
-            text += f", last change {float(self.history.change[-1].max()):.1e}"
-        if self.history.checked.numel():
-            text += f", objective {float(self.history.objective[-1].mean()):.6g}"
-        return text + ")"
-
-    def _repr_html_(self) -> str:
-        rows = {
-            "image": f"{tuple(self.x.shape)} {self.x.dtype}",
-            "status": ", ".join(s.value for s in self.status),
-            "iterations": self.iterations,
-            "seconds": f"{self.seconds:.2f}",
-            **self.settings,
-        }
-        cells = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(str(v))}</td></tr>" for k, v in rows.items())
-        return f"<table>{cells}</table>"
-
-    def plot(self, sample: int = 0) -> Figure:
-        """A figure of one sample's image (magnitude; the middle slice of a volume) beside its record."""
-        from matplotlib.figure import Figure
-
-        image = self.x[sample].detach().cpu()
-        image = image.abs() if image.is_complex() else image
-        while image.ndim > 2:
-            image = image[image.shape[0] // 2]
-        figure = Figure(figsize=(10, 4), layout="constrained")
-        left, middle, right = figure.subplots(1, 3)
-        left.imshow(image.reshape(-1, image.shape[-1]).numpy(), cmap="gray")
-        left.set_title(self.status[sample].value)
-        left.set_axis_off()
-        middle.semilogy(range(1, self.iterations + 1), self.history.change[:, sample].cpu())
-        middle.set(xlabel="iteration", title="relative change")
-        right.plot(self.history.checked.cpu(), self.history.objective[:, sample].cpu(), marker=".")
-        right.set(xlabel="iteration", title="objective")
-        return figure
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write all of it to one safetensors file, atomically; `load` reads it back.
-
-        Raises:
-            ValueError: the path does not end in .safetensors.
-        """
-        from safetensors.torch import save_file
-
-        path = Path(path)
-        if path.suffix != ".safetensors":
-            raise ValueError(f"path must end in .safetensors, got {path}")
-        x = self.x.detach().cpu().resolve_conj()
-        tensors = {"x": torch.view_as_real(x).contiguous() if x.is_complex() else x.contiguous()}
-        for field in dataclasses.fields(self.history):
-            tensors[field.name] = getattr(self.history, field.name).detach().cpu().contiguous()
-        about = {
-            "complex": x.is_complex(),
-            "status": [s.name for s in self.status],
-            "settings": self.settings,
-            "seconds": self.seconds,
-        }
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-        os.close(handle)
-        os.chmod(temporary, 0o644)  # mkstemp's 0o600 is meant for secrets
-        try:
-            save_file(tensors, temporary, {"reconstruction": json.dumps(about, default=str)})
-            os.replace(temporary, path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-
-    @staticmethod
-    def load(path: str | os.PathLike[str]) -> Reconstruction:
-        """Read what `save` wrote.
-
-        Raises:
-            ValueError: the file is not a saved Reconstruction.
-        """
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(os.fspath(path), "pt") as file:
-                about = json.loads((file.metadata() or {})["reconstruction"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            x = tensors.pop("x")
-            x = torch.view_as_complex(x) if about["complex"] else x
-            status = tuple(Status[name] for name in about["status"])
-            return Reconstruction(x, History(**tensors), status, about["settings"], about["seconds"])
-        except (SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is not a saved Reconstruction: {error}") from error
 
 
 class Run(Generic[P, S], Iterator[S]):
@@ -250,6 +96,7 @@ class Run(Generic[P, S], Iterator[S]):
                 "noise": _name(self.problem.noise),
             },
             time.perf_counter() - self._start,
+            self.problem.count,
         )
 
     def _status(self, change: Tensor) -> tuple[Status, ...]:
@@ -258,9 +105,14 @@ class Run(Generic[P, S], Iterator[S]):
             finite = finite & change[-1].isfinite()
         last = change[-1].tolist() if len(change) else [float("inf")] * len(finite)
         over = self.iteration >= self.algorithm.iterations
-        rest = Status.ITERATION_LIMIT if over or self._finished else Status.INTERRUPTED
+        ended = Status.COMPLETE if self.algorithm.complete else Status.ITERATION_LIMIT
+        rest = ended if over or self._finished else Status.INTERRUPTED
         return tuple(
-            Status.NOT_FINITE if not good else Status.CONVERGED if small <= self.algorithm.rtol else rest
+            Status.NOT_FINITE
+            if not good
+            else Status.CONVERGED
+            if small <= self.algorithm.rtol and not self.algorithm.complete
+            else rest
             for good, small in zip(finite.tolist(), last, strict=True)
         )
 
@@ -289,6 +141,8 @@ class Algorithm(ABC, Generic[P, S]):
             and penalty are recorded then.
     """
 
+    complete: ClassVar[bool] = False
+    """Whether the last iteration ends a schedule, so that there is nothing left to converge."""
     iterations: int = 100
     rtol: float = 1e-5
     check_every: int = 10
@@ -381,7 +235,7 @@ def starting_point(problem: Problem, x0: Tensor | None) -> Tensor:
 
 def describe(algorithm: Algorithm[Any, Any]) -> dict[str, Any]:
     """An algorithm's name and options in plain words and numbers."""
-    options = {field.name: getattr(algorithm, field.name) for field in dataclasses.fields(algorithm)}
+    options = {field.name: getattr(algorithm, field.name) for field in dataclasses.fields(algorithm) if field.repr}
     plain = {k: v if isinstance(v, (int, float, str, bool, type(None))) else str(v) for k, v in options.items()}
     return {"algorithm": type(algorithm).__name__, **plain}
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from invreg.algorithms import FISTA, PDHG, SIRT, Algorithm, ConjugateGradient, filtered_backprojection
-from invreg.algorithms.loop import Reconstruction, Status
+from invreg.algorithms.reconstruction import Reconstruction, Status
 from invreg.cli.figure import draw_comparison
 from invreg.cli.noise_level import mean_level
 from invreg.cli.outputs import require_free

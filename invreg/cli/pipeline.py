@@ -11,7 +11,8 @@ from torch import Tensor
 from invreg import config
 from invreg._check import require_positive
 from invreg.algorithms import filtered_backprojection
-from invreg.algorithms.loop import Algorithm, History, Reconstruction, Status, describe
+from invreg.algorithms.loop import Algorithm, describe
+from invreg.algorithms.reconstruction import History, Reconstruction, Status
 from invreg.cli.noise_level import NoiseLevel, mean_level
 from invreg.cli.weights import automatic_weight
 from invreg.interfaces import LinearOperator, Proximal
@@ -152,7 +153,9 @@ class Plan:
             x = filtered_backprojection(operator, y)
         none = torch.zeros(0, x.shape[0])
         history = History(none, torch.zeros(0, dtype=torch.int64), none, none)
-        return Reconstruction(x, history, (Status.CONVERGED,) * x.shape[0], {"algorithm": self.algorithm}, 0.0)
+        return Reconstruction(
+            x, history, (Status.CONVERGED,) * x.shape[0], {"algorithm": self.algorithm}, 0.0, problem.count
+        )
 
 
 def problem_of(scan: Scan, index: int, level: NoiseLevel) -> Problem:

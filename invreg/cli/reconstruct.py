@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from torch import Tensor
 
-from invreg.algorithms.loop import Reconstruction, Status
+from invreg.algorithms.reconstruction import Reconstruction, Status
 from invreg.cli.ct import CT
 from invreg.cli.imaging import Imaging
 from invreg.cli.mri import MRI

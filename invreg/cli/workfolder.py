@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from invreg.algorithms.loop import Reconstruction
+from invreg.algorithms.reconstruction import Reconstruction
 from invreg.cli.report import write_text
 
 BLOCK = 1 << 22

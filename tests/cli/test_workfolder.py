@@ -5,14 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from invreg.algorithms.loop import History, Reconstruction, Status
+from invreg.algorithms.reconstruction import History, Reconstruction, Status
 from invreg.cli.workfolder import WorkFolder, digest, key_of
 
 
 def result(value: float) -> Reconstruction:
     none = torch.zeros(0, 1)
     x = torch.full((1, 2, 2), value, dtype=torch.complex64)
-    return Reconstruction(x, History(none, torch.zeros(0, dtype=torch.int64), none, none), (Status.CONVERGED,), {}, 0.0)
+    return Reconstruction(
+        x, History(none, torch.zeros(0, dtype=torch.int64), none, none), (Status.CONVERGED,), {}, 0.0, torch.ones(1)
+    )
 
 
 def test_slices_are_kept_for_the_same_key_only(tmp_path: Path) -> None:
