@@ -17,12 +17,13 @@ GROUND = ("solvers",)
 FLOORS: dict[str, float] = {
     # 1: what everything stands on
     **dict.fromkeys(("_check", "_files", "random", "_torchvision"), 1.0),
+    **dict.fromkeys(("moments", "sample_distance"), 1.1),
     **dict.fromkeys(("_store", "interfaces", "_channels", "metrics", "phantom", "assets"), 1.1),
     **dict.fromkeys(("linalg", "data"), 1.2),
     # 2: physics, models, data
     **dict.fromkeys(("noise", "operators", "models", "transport", "collocation"), 2.0),
-    **dict.fromkeys(("problem", "mri"), 2.1),
-    **dict.fromkeys(("io", "testing"), 2.2),
+    **dict.fromkeys(("problem", "mri", "sde"), 2.1),
+    **dict.fromkeys(("io", "testing", "diagnostics"), 2.2),
     "simulate": 2.3,
     # 3: beliefs and how to act on them
     **dict.fromkeys(("regularizers", "algorithms"), 3.0),
@@ -34,7 +35,7 @@ FLOORS: dict[str, float] = {
 }
 # the files of a folder that their siblings build on; all others do not know of each other
 SHARED: dict[str, set[str]] = {
-    "algorithms": {"loop", "reconstruction", "renoise", "smooth", "splitting"},
+    "algorithms": {"loop", "reconstruction", "renoise", "smooth", "spectral", "splitting"},
     "config": {"names", "spec"},
     "io": {"dicom_series", "files", "hdf5", "ismrmrd_header", "records"},
     "models": {"denoiser", "noise_path", "pretrained"},

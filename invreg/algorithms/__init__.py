@@ -3,17 +3,29 @@
 from invreg.algorithms.admm import ADMM
 from invreg.algorithms.choice import GCV, SURE, Discrepancy, LCurve, WeightChoice, choose_weight
 from invreg.algorithms.conjugate_gradient import ConjugateGradient
+from invreg.algorithms.ddnm import DDNM
+from invreg.algorithms.ddrm import DDRM
+from invreg.algorithms.dds import DDS
+from invreg.algorithms.diffpir import DiffPIR
+from invreg.algorithms.dps import DPS
 from invreg.algorithms.filtered_backprojection import filtered_backprojection
 from invreg.algorithms.gradient_descent import GradientDescent
 from invreg.algorithms.half_quadratic import HQS
 from invreg.algorithms.loop import Algorithm, Run
+from invreg.algorithms.posterior import Posterior, iterate_posterior, posterior, sample_prior
 from invreg.algorithms.primal_dual import PDHG
 from invreg.algorithms.proximal_gradient import FISTA, ProximalGradient
 from invreg.algorithms.reconstruction import History, Reconstruction, Status
+from invreg.algorithms.renoise import DiffusionSampler, Karras, UniformSteps
 from invreg.algorithms.sirt import SIRT
+from invreg.algorithms.variational import Variational
 
 __all__ = [
     "ADMM",
+    "DDNM",
+    "DDRM",
+    "DDS",
+    "DPS",
     "FISTA",
     "GCV",
     "HQS",
@@ -22,15 +34,24 @@ __all__ = [
     "SURE",
     "Algorithm",
     "ConjugateGradient",
+    "DiffPIR",
+    "DiffusionSampler",
     "Discrepancy",
     "GradientDescent",
     "History",
+    "Karras",
     "LCurve",
+    "Posterior",
     "ProximalGradient",
     "Reconstruction",
     "Run",
     "Status",
+    "UniformSteps",
+    "Variational",
     "WeightChoice",
     "choose_weight",
     "filtered_backprojection",
+    "iterate_posterior",
+    "posterior",
+    "sample_prior",
 ]

@@ -75,16 +75,28 @@ class DDS(DiffusionSampler):
     def require(self, problem: Problem) -> None:
         require_quadratic(problem, "DDS", OTHERS)
 
+    def remember(self, problem: Problem, like: Tensor) -> _Splitting | None:
+        if self.regularizer is None:
+            return None
+        terms = terms_of(self.regularizer, "DDS")
+        if self.rho is not None:
+            rho = torch.full_like(like.real.flatten(1)[:, 0], self.rho)
+        else:
+            rho = curvature(problem, like) * inverse(largest_eigenvalue(lambda v: _stiffness(terms, v), like))
+            rho = torch.where(rho > 0, rho, 1)
+        splits = tuple(apply(k, like) for k, _ in terms)
+        return _Splitting(rho, splits, tuple(torch.zeros_like(z) for z in splits))
+
     def consistent(
-        self, problem: Problem, denoised: Tensor, noisy: Tensor, level: Level, memory: tuple[Tensor, ...]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        self, problem: Problem, denoised: Tensor, noisy: Tensor, level: Level, memory: _Splitting | None
+    ) -> tuple[Tensor, _Splitting | None]:
         variance = self._variance(problem, level, denoised)
         n = self.inner_iterations
-        if self.regularizer is not None:
-            return self._admm(problem, terms_of(self.regularizer, "DDS"), denoised, variance, memory)
+        if memory is not None:
+            return self._admm(problem, denoised, variance, memory)
         if variance is None:  # the early stop is all that remains
-            return cg(problem.normal, problem.backprojection(), x0=denoised, rtol=0, iterations=n).x, ()
-        return problem.prox(denoised, variance, x0=denoised, rtol=0, iterations=n, check_every=n), ()
+            return cg(problem.normal, problem.backprojection(), x0=denoised, rtol=0, iterations=n).x, None
+        return problem.prox(denoised, variance, x0=denoised, rtol=0, iterations=n, check_every=n), None
 
     def renoise(self, problem: Problem, estimate: Estimate, noisy: Tensor, level: Level) -> Tensor:
         direction = (noisy - estimate.denoised) / level.sigma
@@ -103,32 +115,21 @@ class DDS(DiffusionSampler):
         return expand(self.gamma / precision, like)
 
     def _admm(
-        self,
-        problem: Problem,
-        terms: Terms,
-        denoised: Tensor,
-        variance: Tensor | float | None,
-        memory: tuple[Tensor, ...],
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        self, problem: Problem, denoised: Tensor, variance: Tensor | float | None, memory: _Splitting
+    ) -> tuple[Tensor, _Splitting]:
         """Iterations of ADMM on misfit + |x - D|^2 / (2 v) + R, from D and the splits and duals of the last step."""
-        if not memory:
-            splits = [apply(k, denoised) for k, _ in terms]
-            memory = (self._penalty(problem, terms, denoised), *splits, *(torch.zeros_like(z) for z in splits))
-        rho, splits, duals = memory[0], list(memory[1 : 1 + len(terms)]), list(memory[1 + len(terms) :])
+        terms = terms_of(self.regularizer, "DDS")
+        splits, duals, x = list(memory.splits), list(memory.duals), denoised
         pull = 0.0 if variance is None else 1 / variance
-        weight, x = expand(rho, denoised), denoised
+        rho = expand(memory.rho, x)
         for _ in range(self.rounds):
             target = sum(
                 (apply_adjoint(k, z - u) for (k, _), z, u in zip(terms, splits, duals, strict=True)),
                 start=torch.zeros_like(x),
             )
             x = cg(
-                lambda v: (
-                    problem.normal(v)
-                    + pull * v
-                    + weight * sum((apply_normal(k, v) for k, _ in terms), start=torch.zeros_like(v))
-                ),
-                problem.backprojection() + pull * denoised + weight * target,
+                lambda v: problem.normal(v) + pull * v + rho * _stiffness(terms, v),
+                problem.backprojection() + pull * denoised + rho * target,
                 x0=x,
                 rtol=0,
                 iterations=self.inner_iterations,
@@ -136,16 +137,20 @@ class DDS(DiffusionSampler):
             ).x
             for i, (k, term) in enumerate(terms):
                 v = apply(k, x) + duals[i]
-                splits[i] = term.prox(v, 1 / expand(rho, v))
+                splits[i] = term.prox(v, 1 / expand(memory.rho, v))
                 duals[i] = v - splits[i]
-        return x, (rho, *splits, *duals)
+        return x, _Splitting(memory.rho, tuple(splits), tuple(duals))
 
-    def _penalty(self, problem: Problem, terms: Terms, like: Tensor) -> Tensor:
-        """Rho of each sample, (B,)."""
-        if self.rho is not None:
-            return torch.full_like(like.real.flatten(1)[:, 0], self.rho)
-        stiffness = largest_eigenvalue(
-            lambda v: sum((apply_normal(k, v) for k, _ in terms), start=torch.zeros_like(v)), like
-        )
-        rho = curvature(problem, like) * inverse(stiffness)
-        return torch.where(rho > 0, rho, 1)
+
+@dataclass(frozen=True, eq=False)
+class _Splitting:
+    """ADMM's memory: penalty, (B,), and for each term its split and its scaled dual."""
+
+    rho: Tensor
+    splits: tuple[Tensor, ...]
+    duals: tuple[Tensor, ...]
+
+
+def _stiffness(terms: Terms, x: Tensor) -> Tensor:
+    """sum_i L_i^H L_i x."""
+    return sum((apply_normal(k, x) for k, _ in terms), start=torch.zeros_like(x))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -52,12 +53,12 @@ class DiffPIR(DiffusionSampler):
         require_quadratic(problem, "DiffPIR", OTHERS)
 
     def consistent(
-        self, problem: Problem, denoised: Tensor, noisy: Tensor, level: Level, memory: tuple[Tensor, ...]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        self, problem: Problem, denoised: Tensor, noisy: Tensor, level: Level, memory: Any
+    ) -> tuple[Tensor, Any]:
         if not level.lower:
-            return denoised, ()
+            return denoised, None
         n, variance = self.inner_iterations, level.sigma**2 / self.strength
-        return problem.prox(denoised, variance, x0=denoised, rtol=0, iterations=n, check_every=n), ()
+        return problem.prox(denoised, variance, x0=denoised, rtol=0, iterations=n, check_every=n), None
 
     def renoise(self, problem: Problem, estimate: Estimate, noisy: Tensor, level: Level) -> Tensor:
         direction = (noisy - estimate.consistent) / level.sigma

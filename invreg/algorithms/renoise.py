@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
@@ -146,7 +146,7 @@ class SampleState:
     x: Tensor
     noisy: Tensor
     sigmas: tuple[float, ...]
-    memory: tuple[Tensor, ...] = ()
+    memory: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +161,7 @@ class Estimate:
 
     denoised: Tensor
     consistent: Tensor
-    memory: tuple[Tensor, ...] = ()
+    memory: Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,8 +184,8 @@ class DiffusionSampler(Algorithm[Denoiser, SampleState], ABC):
 
     @abstractmethod
     def consistent(
-        self, problem: Problem, denoised: Tensor, noisy: Tensor, level: Level, memory: tuple[Tensor, ...]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        self, problem: Problem, denoised: Tensor, noisy: Tensor, level: Level, memory: Any
+    ) -> tuple[Tensor, Any]:
         """The clean image that meets the data, too, (B, *signal), and what to remember."""
 
     @abstractmethod
@@ -195,14 +195,16 @@ class DiffusionSampler(Algorithm[Denoiser, SampleState], ABC):
     def require(self, problem: Problem) -> None:
         """Raise TypeError unless the method can do this problem. May be overridden; the default takes any."""
 
-    def estimate(
-        self, problem: Problem, prior: Denoiser, noisy: Tensor, level: Level, memory: tuple[Tensor, ...]
-    ) -> Estimate:
+    def estimate(self, problem: Problem, prior: Denoiser, noisy: Tensor, level: Level, memory: Any) -> Estimate:
         """Denoise and meet the data. May be overridden by methods that differentiate the denoiser."""
         denoised = prior(noisy, level.sigma)
         return Estimate(denoised, *self.consistent(problem, denoised, noisy, level, memory))
 
-    def begin(self, problem: Problem, like: Tensor, sigma: float) -> Tensor:
+    def remember(self, problem: Problem, like: Tensor) -> Any:
+        """What the first step is to know. May be overridden; the default is nothing."""
+        return None
+
+    def begin(self, problem: Problem, like: Tensor, sigma: float, memory: Any) -> Tensor:
         """The image at the first noise level, about `like`, (B, *signal). May be overridden."""
         return like + sigma * draw(like, self.generator)
 
@@ -215,7 +217,8 @@ class DiffusionSampler(Algorithm[Denoiser, SampleState], ABC):
         self.require(problem)
         x = starting_point(problem, x0)
         sigmas = self.schedule.sigmas(self.iterations, prior.sigma_range)
-        return SampleState(x, self.begin(problem, x, sigmas[0]), (*sigmas, 0.0))
+        memory = self.remember(problem, x)
+        return SampleState(x, self.begin(problem, x, sigmas[0], memory), (*sigmas, 0.0), memory)
 
     def step(self, problem: Problem, prior: Denoiser, state: SampleState, progress: float) -> SampleState:
         k = round(progress * self.iterations) - 1

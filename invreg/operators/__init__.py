@@ -12,10 +12,13 @@ from invreg.operators.nonlinear import PhaseRetrieval
 from invreg.operators.radon import ParallelBeam
 from invreg.operators.sense import Sense, SoftSense
 from invreg.operators.sensing import HadamardSensing, MatrixSensing, bernoulli_matrix, gaussian_matrix, hadamard_sensing
+from invreg.operators.spectral import DenseSpectrum, spectrum_of
+from invreg.operators.unmeasured import Unmeasured
 from invreg.operators.wavelet import Wavelet
 
 __all__ = [
     "Blur",
+    "DenseSpectrum",
     "Downsample",
     "FanBeam",
     "Flow",
@@ -31,6 +34,7 @@ __all__ = [
     "SoftSense",
     "Stack",
     "SymmetrizedGradient",
+    "Unmeasured",
     "ValidBlur",
     "Wavelet",
     "bernoulli_matrix",
@@ -40,4 +44,5 @@ __all__ = [
     "gaussian_matrix",
     "hadamard_sensing",
     "motion_kernel",
+    "spectrum_of",
 ]

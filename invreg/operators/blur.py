@@ -9,6 +9,7 @@ from torch import Tensor
 
 from invreg._check import require_batch, require_finite, require_positive, require_same_precision, require_tensor
 from invreg.interfaces import LinearOperator
+from invreg.operators.fourier import CUTOFF, DiagonalSpectrum
 
 
 class _Convolution:
@@ -111,6 +112,15 @@ class Blur(LinearOperator):
         """(A^H A + shift)^-1 b: division by |transfer|^2 + shift in the Fourier domain."""
         self.check_signal(b)
         return self._multiply("b", b, 1 / (self._power() + shift))
+
+    def spectrum(self) -> DiagonalSpectrum:
+        """The singular values are the moduli of the transfer function, the singular vectors complex exponentials."""
+        axes = tuple(range(-self.dim, 0))
+        transfer = torch.fft.fftshift(self.transfer, axes)
+        size = transfer.abs()
+        kept = size > CUTOFF * size.amax(axes, keepdim=True)
+        singular = torch.where(kept, size, 0)
+        return DiagonalSpectrum(singular, torch.where(kept, transfer, 1) / torch.where(kept, size, 1), self.dim)
 
 
 class ValidBlur(LinearOperator):

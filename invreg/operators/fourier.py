@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from invreg._check import require_batch, require_complex, require_tensor
 from invreg.interfaces import LinearOperator
+
+CUTOFF = 1e-5
+"""Singular values below this fraction of the largest count as 0."""
 
 
 def centred_fft(x: Tensor, dim: int = 2) -> Tensor:
@@ -211,6 +215,10 @@ class MaskedFourier(LinearOperator):
         filtered: Tensor = torch.fft.ifftn(spectrum, dim=axes, norm="ortho")
         return filtered
 
+    def spectrum(self) -> DiagonalSpectrum:
+        """The singular values are 1 and 0, the right singular vectors complex exponentials."""
+        return DiagonalSpectrum(self.mask.to(torch.get_default_dtype()), None, self.dim, measured_there=True)
+
     def sampled(self) -> Tensor:
         return self.mask
 
@@ -221,3 +229,33 @@ class MaskedFourier(LinearOperator):
 
     def extra_repr(self) -> str:
         return f"shape={self.signal_shape}"
+
+
+@dataclass(frozen=True, eq=False)
+class DiagonalSpectrum:
+    """A = diag(s phase) in the coordinates themselves, or in those of the centred Fourier transform.
+
+    A real signal has complex Fourier coordinates; what the samplers do to them keeps their symmetry, so that the real
+    part of what `synthesise` gives is all of it.
+
+    Args:
+        singular: s >= 0, broadcasts to (B, *signal).
+        phase: of modulus 1, shaped as singular; None for 1.
+        transformed: how many last axes the transform takes, 0 for none.
+        measured_there: whether measurements are in Fourier coordinates already.
+    """
+
+    singular: Tensor
+    phase: Tensor | None = None
+    transformed: int = 0
+    measured_there: bool = False
+
+    def analyse(self, x: Tensor) -> Tensor:
+        return centred_fft(x, self.transformed) if self.transformed else x
+
+    def synthesise(self, c: Tensor) -> Tensor:
+        return centred_ifft(c, self.transformed) if self.transformed else c
+
+    def measured(self, y: Tensor) -> Tensor:
+        c = y if self.measured_there else self.analyse(y)
+        return torch.where(self.singular > 0, c if self.phase is None else c * self.phase.conj(), 0)

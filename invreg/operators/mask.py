@@ -5,6 +5,7 @@ from torch import Tensor
 
 from invreg._check import require_batch, require_tensor
 from invreg.interfaces import LinearOperator
+from invreg.operators.fourier import DiagonalSpectrum
 
 
 class Mask(LinearOperator):
@@ -61,6 +62,12 @@ class Mask(LinearOperator):
         self.check_signal(b)
         self._check_batch("b", b)
         return b / (self.mask + shift)
+
+    def spectrum(self) -> DiagonalSpectrum:
+        """The singular values are 1 and 0, the singular vectors unit vectors."""
+        assert self.signal_shape is not None
+        mask = self.mask if self.mask.ndim > len(self.signal_shape) else self.mask[None]
+        return DiagonalSpectrum(mask.to(torch.get_default_dtype()))
 
     def sampled(self) -> Tensor:
         return self.mask

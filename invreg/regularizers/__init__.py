@@ -4,6 +4,7 @@ from invreg.regularizers.compose import SumOfTerms, named_terms
 from invreg.regularizers.denoising import RED, PlugAndPlay
 from invreg.regularizers.lowrank import LocallyLowRank, NuclearNorm
 from invreg.regularizers.norms import L1, Box, GroupL1, NonNegative, Tikhonov
+from invreg.regularizers.red_diff import REDDiff, published_weight
 from invreg.regularizers.solver_heuristics import Exponential, Linear, LocalHeuristic, SolverError, SolverStiffness
 from invreg.regularizers.tgv import TotalGeneralizedVariation
 from invreg.regularizers.tv import TotalVariation
@@ -21,6 +22,7 @@ __all__ = [
     "NonNegative",
     "NuclearNorm",
     "PlugAndPlay",
+    "REDDiff",
     "SolverError",
     "SolverStiffness",
     "SumOfTerms",
@@ -29,4 +31,5 @@ __all__ = [
     "TotalVariation",
     "WaveletL1",
     "named_terms",
+    "published_weight",
 ]
