@@ -12,7 +12,7 @@ from invreg._channels import to_channels, to_plain
 from invreg._check import unknown_name
 from invreg.interfaces import Denoiser
 from invreg.linalg import expand
-from invreg.models.noise_path import EDM, NoisePath, RectifiedFlow
+from invreg.models.noise_path import EDM, NoisePath, RectifiedFlow, VarianceExploding
 
 
 class Prediction(StrEnum):
@@ -38,6 +38,9 @@ LAYOUTS = ("native", "channels", "real2", "parts")
 class NetworkDenoiser(Denoiser):
     """E[x0 | x0 + sigma n = x] by a network: the input is scaled and the output turned into x0, as they were trained.
 
+    Beyond the noise levels of the path the network is told the nearest of them, so that sigma = 0 is well defined. It
+    computes in its own precision, half too; what surrounds it is in that of x.
+
     Args:
         network: (x, time) -> output, (B, C, y, x) and (B,) -> (B, C, y, x); an object with `sample`, as networks of
             diffusers give it, will do. With 2 C channels (a learned variance), the first half counts.
@@ -48,7 +51,7 @@ class NetworkDenoiser(Denoiser):
             "channels": images are (B, y, x), the network has one channel.
             "real2": images are complex, (B, y, x), real and imaginary part are the network's two channels.
             "parts": images are complex, and a network of one channel denoises real and imaginary part on their own.
-        conditions: further arguments of the network by name, such as class_labels, (B,) or (1,).
+        conditions: further arguments of the network by name, such as class_labels, (B, ...) or (1, ...).
 
     Raises:
         TypeError: an argument of the wrong kind; on call, real images where complex ones are wanted, or the reverse.
@@ -83,15 +86,18 @@ class NetworkDenoiser(Denoiser):
             raise ValueError(
                 f'prediction "velocity" and the path RectifiedFlow go together, got {prediction!r} and {path}'
             )
+        if self.prediction is Prediction.V and isinstance(path, VarianceExploding):
+            raise ValueError(f'prediction "v" needs a path with a^2 + b^2 = 1, such as VariancePreserving, got {path}')
         self.conditions = tuple(conditions or {})
         for name, value in (conditions or {}).items():
+            if not isinstance(value, Tensor) or value.ndim == 0:
+                raise TypeError(f"conditions[{name!r}] must be a tensor, (1, ...) or (B, ...), got {value!r}")
             self.register_buffer(f"condition_{name}", value)
 
     @property
     def config(self) -> Mapping[str, object]:
         """The constructor's arguments, for `save_pretrained`."""
-        conditions = {name: self.get_buffer(f"condition_{name}").tolist() for name in self.conditions}
-        if conditions:
+        if self.conditions:
             raise TypeError("a denoiser with conditions cannot be saved; save it without and give them again")
         return {
             "network": self.network,
@@ -111,7 +117,7 @@ class NetworkDenoiser(Denoiser):
             raise ValueError(f"sigma must be () or ({x.shape[0]},), got {tuple(level.shape)}")
         level = level.repeat(images.shape[0] // level.numel())
         scale = self.path.scale(level)
-        output = self._call(expand(scale, images) * images, self.path.time(level))
+        output = self._call(expand(scale, images) * images, self.path.time(level.clamp(*self.sigma_range)))
         skip, out = self._weights(level, scale)
         return self._from_network(expand(skip, images) * images + expand(out, images) * output, x)
 
@@ -135,17 +141,29 @@ class NetworkDenoiser(Denoiser):
                 return (data * scale) ** 2, data * sigma * scale
 
     def _call(self, x: Tensor, time: Tensor) -> Tensor:
-        conditions = {
-            name: value.expand(x.shape[0], *value.shape[1:])
-            for name in self.conditions
-            for value in [self.get_buffer(f"condition_{name}")]
-        }
-        output = self.network(x, time, **conditions)
+        own = next((p.dtype for p in self.network.parameters() if p.is_floating_point()), x.dtype)
+        # times to 1000 need more digits than half precision has
+        told = time.to(own if own in (torch.float32, torch.float64) else torch.float32)
+        output = self.network(x.to(own), told, **self._conditions(x.shape[0]))
         found: Tensor = output if isinstance(output, Tensor) else output.sample
-        if found.shape[1] == 2 * x.shape[1]:
+        if found.ndim == x.ndim and found.shape[1] == 2 * x.shape[1]:
             found = found[:, : x.shape[1]]
         if found.shape != x.shape:
             raise ValueError(f"network must give {tuple(x.shape)} back, got {tuple(found.shape)}")
+        return found.to(x.dtype)
+
+    def _conditions(self, images: int) -> dict[str, Tensor]:
+        """Each condition for so many images, twice as many as x has in the layout "parts"."""
+        found = {}
+        for name in self.conditions:
+            value = self.get_buffer(f"condition_{name}")
+            copies = 2 if self.layout == "parts" else 1
+            if value.shape[0] not in (1, images // copies):
+                raise ValueError(
+                    f"conditions[{name!r}] must be (1, ...) or ({images // copies}, ...) as x is, "
+                    f"got {tuple(value.shape)}"
+                )
+            found[name] = torch.cat([value.expand(images // copies, *value.shape[1:])] * copies)
         return found
 
     def _to_network(self, x: Tensor) -> Tensor:
@@ -160,7 +178,7 @@ class NetworkDenoiser(Denoiser):
             raise ValueError(f'x must be {shape} in the layout "{self.layout}", got {tuple(x.shape)}')
         if self.layout == "parts":
             return torch.cat([x.real, x.imag])[:, None]
-        return to_channels(x, self.layout, x.shape[0])
+        return to_channels(x.resolve_conj(), self.layout, x.shape[0])
 
     def _from_network(self, images: Tensor, x: Tensor) -> Tensor:
         if self.layout == "parts":

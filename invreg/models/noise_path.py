@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -103,7 +104,8 @@ class VariancePreserving(NoisePath):
             require_positive(name, value)
         if not beta_max > beta_min or not t_min < 1:
             raise ValueError(
-                f"beta_max must be > beta_min and t_min < 1, got beta_max {beta_max}, beta_min {beta_min}, t_min {t_min}"
+                "beta_max must be > beta_min and t_min < 1, got "
+                f"beta_max {beta_max}, beta_min {beta_min}, t_min {t_min}"
             )
         self.config = {"beta_min": beta_min, "beta_max": beta_max, "t_min": t_min, "multiplier": multiplier}
         self.beta_min, self.beta_max, self.multiplier = beta_min, beta_max, multiplier
@@ -143,11 +145,20 @@ class DiscreteVariancePreserving(NoisePath):
         steps = tuple(float(a) for a in alphas_cumprod)
         steps = steps[:-1] if steps and steps[-1] == 0 else steps
         if len(steps) < 2 or not all(1 > a > b > 0 for a, b in pairwise(steps)):
-            raise ValueError("alphas_cumprod must be two numbers or more that fall between 1 and 0")
+            raise ValueError(
+                f"alphas_cumprod must be two numbers or more that fall between 1 and 0, got {len(steps)} from "
+                f"{steps[:1]} to {steps[-1:]}"
+            )
         self.config = {"alphas_cumprod": steps}
         sigmas = [math.sqrt((1 - a) / a) for a in steps]
         self.sigma_range = (sigmas[0], sigmas[-1])
         self.register_buffer("log_sigmas", torch.tensor(sigmas, dtype=torch.float64).log(), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        exact = self.log_sigmas
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.log_sigmas = exact.to(self.log_sigmas.device)  # in half precision, steps of the table would coincide
+        return self
 
     def scale(self, sigma: Tensor) -> Tensor:
         return (1 + sigma.square()).rsqrt()
