@@ -22,7 +22,7 @@ FLOORS: dict[str, float] = {
     **dict.fromkeys(("linalg", "data"), 1.2),
     # 2: physics, models, data
     **dict.fromkeys(("noise", "operators", "models", "transport", "collocation"), 2.0),
-    **dict.fromkeys(("problem", "mri", "sde"), 2.1),
+    **dict.fromkeys(("problem", "mri"), 2.1),
     **dict.fromkeys(("io", "testing", "diagnostics"), 2.2),
     "simulate": 2.3,
     # 3: beliefs and how to act on them
