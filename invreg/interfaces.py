@@ -267,6 +267,35 @@ class NormalSolvable(Protocol):
         ...
 
 
+class Spectrum(Protocol):
+    """A = U S V^H in coordinates of the signal; where a singular value is 0, nothing was measured.
+
+    `singular` holds the singular values, real and >= 0, and broadcasts to the coordinates, (B, *n).
+    """
+
+    @property
+    def singular(self) -> Tensor: ...
+
+    def analyse(self, x: Tensor) -> Tensor:
+        """V^H x: (B, *signal) -> (B, *n); an isometry."""
+        ...
+
+    def synthesise(self, c: Tensor) -> Tensor:
+        """V c: (B, *n) -> (B, *signal), the inverse of `analyse`."""
+        ...
+
+    def measured(self, y: Tensor) -> Tensor:
+        """U^H y in the signal's coordinates, (B, *measurement) -> (B, *n); 0 where the singular value is 0."""
+        ...
+
+
+@runtime_checkable
+class Decomposable(Protocol):
+    """A faculty of a LinearOperator: its singular value decomposition."""
+
+    def spectrum(self) -> Spectrum: ...
+
+
 class Noise(ABC):
     """How measurements scatter about the clean ones; its negative log-likelihood is the data term."""
 
@@ -341,6 +370,24 @@ class Proximal(Protocol):
 
     def prox(self, x: Tensor, step: Tensor | float) -> Tensor:
         """argmin_z step * weight * R(z) + |z - x|^2 / 2, shaped as x; step is () or broadcasts as (B, 1, ..., 1)."""
+        ...
+
+
+@runtime_checkable
+class ConvexPotential(Protocol):
+    """A faculty: a convex function psi of a signal, whose gradient is the proximal map of some penalty."""
+
+    @property
+    def strong_convexity(self) -> float:
+        """The modulus m >= 0: psi - m / 2 |x|^2 is convex, too."""
+        ...
+
+    def value(self, x: Tensor) -> Tensor:
+        """psi(x), (B, *signal) -> (B,)."""
+        ...
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """Its gradient, shaped as x; differentiable in x where x requires a gradient and gradients are enabled."""
         ...
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,8 +36,8 @@ class DDS(DiffusionSampler):
     plane keeps a prior that does not fit the subject from inventing more than R allows.
 
     Args:
-        gamma: None for v = sigma^2; else v = gamma * noise variance of the data at every step, the authors' form;
-            infinite: only the early stop keeps x near D.
+        gamma: None for v = sigma^2; else v = gamma * noise variance of the data at every step, the authors' form. A
+            large one leaves it to the early stop to keep x near D.
         eta: fraction of fresh noise, 0 (deterministic) to 1. The authors use 0.15, 0.5 and 0.8 for 20, 50 and 100
             iterations with a fixed gamma; 1 is best where gamma follows sigma.
         inner_iterations: conjugate gradients of each data step, from D.
@@ -60,7 +59,7 @@ class DDS(DiffusionSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.gamma is not None and self.gamma != math.inf:
+        if self.gamma is not None:
             require_positive("gamma", self.gamma)
         require_fraction("eta", self.eta)
         require_count("inner_iterations", self.inner_iterations)
@@ -94,20 +93,16 @@ class DDS(DiffusionSampler):
         n = self.inner_iterations
         if memory is not None:
             return self._admm(problem, denoised, variance, memory)
-        if variance is None:  # the early stop is all that remains
-            return cg(problem.normal, problem.backprojection(), x0=denoised, rtol=0, iterations=n).x, None
         return problem.prox(denoised, variance, x0=denoised, rtol=0, iterations=n, check_every=n), None
 
     def renoise(self, problem: Problem, estimate: Estimate, noisy: Tensor, level: Level) -> Tensor:
         direction = (noisy - estimate.denoised) / level.sigma
         return mixed_noise(estimate.consistent, direction, level.lower, self.eta, self.generator)
 
-    def _variance(self, problem: Problem, level: Level, like: Tensor) -> Tensor | float | None:
-        """V, or None where it is infinite."""
+    def _variance(self, problem: Problem, level: Level, like: Tensor) -> Tensor | float:
+        """V."""
         if self.gamma is None:
             return level.sigma**2
-        if self.gamma == math.inf:
-            return None
         sigma: Tensor | float = problem.noise.sigma  # type: ignore[attr-defined]
         if not isinstance(sigma, Tensor) or sigma.ndim == 0:
             return self.gamma * sigma**2
@@ -115,13 +110,12 @@ class DDS(DiffusionSampler):
         return expand(self.gamma / precision, like)
 
     def _admm(
-        self, problem: Problem, denoised: Tensor, variance: Tensor | float | None, memory: _Splitting
+        self, problem: Problem, denoised: Tensor, variance: Tensor | float, memory: _Splitting
     ) -> tuple[Tensor, _Splitting]:
         """Iterations of ADMM on misfit + |x - D|^2 / (2 v) + R, from D and the splits and duals of the last step."""
         terms = terms_of(self.regularizer, "DDS")
         splits, duals, x = list(memory.splits), list(memory.duals), denoised
-        pull = 0.0 if variance is None else 1 / variance
-        rho = expand(memory.rho, x)
+        pull, rho = 1 / variance, expand(memory.rho, x)
         for _ in range(self.rounds):
             target = sum(
                 (apply_adjoint(k, z - u) for (k, _), z, u in zip(terms, splits, duals, strict=True)),

@@ -44,7 +44,7 @@ class Variational(Algorithm[Regularizer[Tensor], VariationalState]):
     Args:
         step_size: in the units of the image; the authors of RED-Diff use 0.1 and 0.5 for values from -1 to 1.
         momentum, decay: of the running means, within [0, 1); theirs, not those usual in training.
-        start: conjugate gradients of a least-squares start where the problem is quadratic and no x0 is given.
+        start: conjugate gradients, at most, of a least-squares start where the problem is quadratic and no x0 is given.
 
     Source: Mardani et al. 2024, "A variational perspective on solving inverse problems with diffusion models", Alg. 1;
     Kingma and Ba 2015 for Adam.
@@ -75,7 +75,7 @@ class Variational(Algorithm[Regularizer[Tensor], VariationalState]):
             assert isinstance(problem.operator, LinearOperator)
             back = problem.backprojection()
             back = back.real if back.is_complex() and not x.is_complex() else back
-            x = cg(problem.normal, back, rtol=0, iterations=self.start, check_every=self.start).x
+            x = cg(problem.normal, back, rtol=1e-2, iterations=self.start, check_every=1).x
         return VariationalState(x, torch.zeros_like(x), torch.zeros_like(_real(x)), 0)
 
     def step(

@@ -153,9 +153,8 @@ class Plan:
             x = filtered_backprojection(operator, y)
         none = torch.zeros(0, x.shape[0])
         history = History(none, torch.zeros(0, dtype=torch.int64), none, none)
-        return Reconstruction(
-            x, history, (Status.CONVERGED,) * x.shape[0], {"algorithm": self.algorithm}, 0.0, problem.count
-        )
+        status, settings = (Status.CONVERGED,) * x.shape[0], {"algorithm": self.algorithm}
+        return Reconstruction(x, history, status, settings, 0.0, Problem(operator, y).count)
 
 
 def problem_of(scan: Scan, index: int, level: NoiseLevel) -> Problem:

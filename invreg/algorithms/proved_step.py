@@ -1,0 +1,59 @@
+"""Steps at which plug-and-play with a learned proximal network is proved to converge."""
+
+from __future__ import annotations
+
+import warnings
+
+from torch import Tensor
+
+from invreg._check import require_positive
+from invreg.algorithms.smooth import curvature
+from invreg.problem import Problem
+
+
+def safe_step_size(problem: Problem, like: Tensor, margin: float = 0.95) -> float:
+    """A step for `LearnedProximal.at_step` at which plug-and-play is proved to converge, margin / L.
+
+    Give it as step_size to ProximalGradient, and its inverse as rho to ADMM with relaxation=1 and balance=False.
+
+    Args:
+        problem: a linear operator under Gaussian noise; L = |A|^2 / sigma^2, the largest of all samples.
+        like: a signal, (B, *signal), for shape, dtype and device.
+        margin: between 0 and 1.
+
+    Raises:
+        TypeError: the misfit is not quadratic. ValueError: the margin is out of its range, or the operator is zero.
+
+    Source: Fang, Buchanan and Sulam 2024, Theorem 2, rho > |A^T A|, and its form for proximal gradient descent.
+    """
+    if not 0 < margin < 1:
+        raise ValueError(f"margin must be within (0, 1), got {margin}")
+    lipschitz = float(curvature(problem, like).max())
+    if lipschitz == 0:
+        raise ValueError("operator must not be zero, got one that is: any step is safe; choose one")
+    return margin / lipschitz
+
+
+def check_step(problem: Problem, like: Tensor, step: float) -> float:
+    """Warn unless plug-and-play with a `LearnedProximal` at this step is proved to converge: step * L < 1.
+
+    Args:
+        problem, like: as for `safe_step_size`.
+        step: step_size of ProximalGradient, 1 / rho of ADMM, > 0.
+
+    Returns:
+        step * L.
+
+    Raises:
+        TypeError, ValueError: the misfit is not quadratic, step <= 0.
+    """
+    require_positive("step", step)
+    lipschitz = float(curvature(problem, like).max())
+    if not step * lipschitz < 1:
+        warnings.warn(
+            f"convergence with a learned prox is proved for a step < 1 / L = {1 / lipschitz:.3g} only (ADMM: rho > L = "
+            f"{lipschitz:.3g}), got {step:.3g}; use prior.at_step(safe_step_size(problem, x))",
+            UserWarning,
+            stacklevel=2,
+        )
+    return step * lipschitz
