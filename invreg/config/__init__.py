@@ -13,6 +13,7 @@ from invreg.config.names import (
     OBJECTIVES,
     OPERATORS,
     OPTIMIZERS,
+    PATHS,
     REGULARIZERS,
     RULES,
     SAVED,
@@ -22,6 +23,7 @@ from invreg.config.names import (
     USUAL,
     WEIGHTS,
 )
+from invreg.config.shipped import SHIPPED, shipped_info, shipped_prior
 from invreg.config.spec import Spec, build, choose, keys, parse, plain, required, summary
 from invreg.config.yaml_files import read_settings, read_yaml
 
@@ -37,10 +39,12 @@ __all__ = [
     "OBJECTIVES",
     "OPERATORS",
     "OPTIMIZERS",
+    "PATHS",
     "REGULARIZERS",
     "RULES",
     "SAVED",
     "SCHEDULERS",
+    "SHIPPED",
     "SLOTS",
     "SOLVERS",
     "USUAL",
@@ -59,5 +63,7 @@ __all__ = [
     "regularizer",
     "required",
     "save_pretrained",
+    "shipped_info",
+    "shipped_prior",
     "summary",
 ]

@@ -8,7 +8,8 @@ import torch
 from invreg import algorithms, data, models, operators, regularizers, solvers
 from invreg.algorithms.loop import Algorithm
 from invreg.interfaces import Operator, Regularizer
-from invreg.training import cnf, latent_ode, neural_ode, neural_sde, smoothness, teacher_forcing
+from invreg.models import denoiser, noise_path, unet
+from invreg.training import cnf, denoising, latent_ode, neural_ode, neural_sde, smoothness, teacher_forcing
 
 OPERATORS: Mapping[str, type[Operator]] = {
     "blur": operators.Blur,
@@ -37,12 +38,18 @@ REGULARIZERS: Mapping[str, type[Regularizer[Any]]] = {
 ALGORITHMS: Mapping[str, type[Algorithm[Any, Any]]] = {
     "admm": algorithms.ADMM,
     "cg": algorithms.ConjugateGradient,
+    "ddnm": algorithms.DDNM,
+    "ddrm": algorithms.DDRM,
+    "dds": algorithms.DDS,
+    "diffpir": algorithms.DiffPIR,
+    "dps": algorithms.DPS,
     "fista": algorithms.FISTA,
     "gradient-descent": algorithms.GradientDescent,
     "hqs": algorithms.HQS,
     "pdhg": algorithms.PDHG,
     "proximal-gradient": algorithms.ProximalGradient,
     "sirt": algorithms.SIRT,
+    "variational": algorithms.Variational,
 }
 
 
@@ -107,13 +114,24 @@ MODELS: Mapping[str, type[torch.nn.Module]] = {
     "flow-map": teacher_forcing.FlowMap,
     "latent-ode": latent_ode.LatentODE,
     "mlp": models.MLP,
+    "network-denoiser": denoiser.NetworkDenoiser,
     "neural-ode": neural_ode.NeuralODE,
     "neural-sde": neural_sde.NeuralSDE,
     "series-encoder": models.SeriesEncoder,
     "time-mlp": models.TimeMLP,
+    "unet": unet.UNet,
+}
+
+PATHS: Mapping[str, type[noise_path.NoisePath]] = {
+    "discrete-variance-preserving": noise_path.DiscreteVariancePreserving,
+    "edm": noise_path.EDM,
+    "rectified-flow": noise_path.RectifiedFlow,
+    "variance-exploding": noise_path.VarianceExploding,
+    "variance-preserving": noise_path.VariancePreserving,
 }
 
 OBJECTIVES: Mapping[str, type[Any]] = {
+    "denoising": denoising.DenoisingFit,
     "evidence-bound": latent_ode.EvidenceBound,
     "forced-fit": teacher_forcing.ForcedFit,
     "likelihood": cnf.NegativeLogLikelihood,
@@ -156,7 +174,7 @@ SCHEDULERS: Mapping[str, type[Any]] = {
     "polynomial": torch.optim.lr_scheduler.PolynomialLR,
 }
 
-SAVED: Mapping[str, type[Any]] = {**MODELS, **SOLVERS, **METHODS, **CONTROLLERS, **ADJOINTS}
+SAVED: Mapping[str, type[Any]] = {**MODELS, **PATHS, **SOLVERS, **METHODS, **CONTROLLERS, **ADJOINTS}
 """What the folder of a model may name; see `invreg.models.pretrained`."""
 
 SLOTS: Mapping[str, Mapping[str, Any]] = {
@@ -174,6 +192,8 @@ SLOTS: Mapping[str, Mapping[str, Any]] = {
     "loss": LOSSES,
     "method": METHODS,
     "model": MODELS,
+    "network": MODELS,
+    "path": PATHS,
     "objective": OBJECTIVES,
     "optimizer": OPTIMIZERS,
     "regularizers": HEURISTICS,

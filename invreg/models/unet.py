@@ -71,14 +71,14 @@ class UNet(nn.Module):
         x = self.first(pixel_unshuffle(x, self.fold))
         passed: list[Tensor] = []
         for i, stage in enumerate(self.down):
-            for block in stage:  # type: ignore[union-attr]
+            for block in _blocks(stage):
                 x = block(x, e)
             if i < len(self.coarser):
                 passed.append(x)
                 x = self.coarser[i](x)
         for i in reversed(range(len(self.up))):
             x = self.finer[i](x) + passed[i]
-            for block in self.up[i]:  # type: ignore[union-attr]
+            for block in _blocks(self.up[i]):
                 x = block(x, e)
         return pixel_shuffle(self.last(silu(x)), self.fold)[..., :height, :width]
 
@@ -103,6 +103,11 @@ class _Block(nn.Module):
 
 def _stage(width: int, blocks: int, embedding: int) -> nn.ModuleList:
     return nn.ModuleList(_Block(width, embedding) for _ in range(blocks))
+
+
+def _blocks(stage: nn.Module) -> nn.ModuleList:
+    assert isinstance(stage, nn.ModuleList)
+    return stage
 
 
 def _features(condition: Tensor) -> Tensor:
