@@ -64,7 +64,7 @@ class UniformSteps:
         beta_first, beta_last: rates of noise of the first and the last of `steps`, rising linearly between.
         steps: of the diffusion.
 
-    Levels below or above what the denoiser was made for are refused.
+    Levels below or above what the denoiser was made for are refused, so that this is for networks of those very rates.
 
     Source: Ho et al. 2020, "Denoising diffusion probabilistic models", sec. 4; Song et al. 2021, "Denoising diffusion
     implicit models", app. D.3 ("linear").
@@ -87,7 +87,7 @@ class UniformSteps:
         for i in range(self.steps):
             kept *= 1 - self.beta_first - (self.beta_last - self.beta_first) * i / (self.steps - 1)
             levels.append(math.sqrt((1 - kept) / kept))
-        chosen = tuple(levels[i * (self.steps // n)] for i in reversed(range(n)))
+        chosen = tuple(levels[i * self.steps // n] for i in reversed(range(n)))
         _require_within(chosen[-1], chosen[0], sigma_range)
         return chosen
 
@@ -115,7 +115,7 @@ def _require_within(low: float, high: float, sigma_range: tuple[float, float]) -
     if low < least * (1 - 1e-6) or high > most * (1 + 1e-6):
         raise ValueError(
             f"sigma must stay within what the denoiser is made for, {least:g} to {most:g}, got {low:g} to {high:g}; "
-            "give the schedule sigma_min and sigma_max, or rescale the images"
+            "use Karras(sigma_min=..., sigma_max=...), or rescale the images"
         )
 
 

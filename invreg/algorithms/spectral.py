@@ -58,10 +58,11 @@ def spectral_data(problem: Problem, like: Tensor, name: str) -> SpectralData:
             f"{name} needs one noise level for all measurements, got sigma of shape {tuple(sigma.shape)}; "
             "DDS and DiffPIR take levels that vary"
         )
+    level = sigma.reshape(()) if isinstance(sigma, Tensor) else sigma  # the axes of y are not those of coordinates
     assert isinstance(problem.operator, LinearOperator)
     spectrum = spectrum_of(problem.operator, like)
     singular = spectrum.singular.to(like.real.dtype)
-    singular = singular if singular.ndim == like.ndim or singular.ndim > 1 else singular[None]
+    singular = singular if singular.ndim > 1 else singular[None]
     seen = singular > 0
     inverse = torch.where(seen, 1 / torch.where(seen, singular, 1), 0)
-    return SpectralData(spectrum, seen, spectrum.measured(problem.y) * inverse, sigma * inverse, not like.is_complex())
+    return SpectralData(spectrum, seen, spectrum.measured(problem.y) * inverse, level * inverse, not like.is_complex())

@@ -9,19 +9,22 @@ from torch import Tensor
 
 from invreg.interfaces import Decomposable, LinearOperator, Spectrum
 from invreg.operators.fourier import CUTOFF
+from invreg.random import draw
 
 MOST_ENTRIES = 4096
 """Of a signal whose operator is decomposed by brute force."""
+BLOCK = 256
+"""Columns of a matrix that are computed at once."""
 
 
 @dataclass(frozen=True, eq=False)
 class DenseSpectrum:
-    """The decomposition of a matrix.
+    """The decomposition of a matrix, or of one for each sample.
 
     Args:
-        singular: (n,), zeros behind the rank.
-        left: U, (m, n), zero columns behind the rank.
-        right: V, (n, n).
+        singular: (n,) or (B, n), zeros behind the rank.
+        left: U, (m, n) or (B, m, n), zero columns behind the rank.
+        right: V, (n, n) or (B, n, n).
         shape: of the signal.
     """
 
@@ -31,18 +34,23 @@ class DenseSpectrum:
     shape: tuple[int, ...]
 
     def analyse(self, x: Tensor) -> Tensor:
-        return x.flatten(1) @ self.right.conj().to(x.dtype)
+        return _rows(x.flatten(1), self.right.conj().to(x.dtype))
 
     def synthesise(self, c: Tensor) -> Tensor:
-        return (c @ self.right.mT.to(c.dtype)).reshape(-1, *self.shape)
+        return _rows(c, self.right.mT.to(c.dtype)).reshape(-1, *self.shape)
 
     def measured(self, y: Tensor) -> Tensor:
-        c = y.flatten(1).to(torch.promote_types(y.dtype, self.left.dtype)) @ self.left.conj()
+        c = _rows(y.flatten(1).to(torch.promote_types(y.dtype, self.left.dtype)), self.left.conj())
         return c if self.right.is_complex() or not c.is_complex() else c.real
 
 
+def _rows(x: Tensor, matrix: Tensor) -> Tensor:
+    """Every row of (B, k) times the matrix (k, n), or times its own of (B, k, n)."""
+    return x @ matrix if matrix.ndim == 2 else (x[:, None] @ matrix)[:, 0]
+
+
 def spectrum_of(operator: LinearOperator, like: Tensor) -> Spectrum:
-    """The operator's own decomposition if it has one, else that of its matrix.
+    """The operator's own decomposition if it has one, else that of its matrix; of each sample's where they differ.
 
     A real signal under a complex operator has the matrix of real and imaginary parts, so that V stays real.
 
@@ -62,24 +70,37 @@ def spectrum_of(operator: LinearOperator, like: Tensor) -> Spectrum:
             f"{type(operator).__name__} has no known singular value decomposition, and {n} entries are too many "
             f"to find one (at most {MOST_ENTRIES}); use DDS or DiffPIR, which need none"
         )
-    basis = torch.eye(n, dtype=like.dtype, device=like.device).reshape(n, *shape)
-    rows = torch.cat([operator(one) for one in torch.split(basis, 256)]).flatten(1)
-    if rows.is_complex() and not like.is_complex():
-        return _RealView(_dense(torch.cat([rows.real, rows.imag], 1).mT, shape))
-    return _dense(rows.mT, shape)
+    matrix = _matrix(operator, like)
+    if matrix.is_complex() and not like.is_complex():
+        return _RealView(_dense(torch.cat([matrix.real, matrix.imag], -2), shape))
+    return _dense(matrix, shape)
+
+
+def _matrix(operator: LinearOperator, like: Tensor) -> Tensor:
+    """The matrix of A, (m, n), or of each sample's, (B, m, n)."""
+    batch, n = like.shape[0], like[0].numel()
+    size = BLOCK
+    if batch > 1:
+        probe = operator(draw(like[:1], torch.Generator().manual_seed(0)).expand_as(like)).flatten(1)
+        tolerance = 100 * torch.finfo(probe.dtype).eps * float(probe.abs().max())
+        if bool(((probe - probe[:1]).abs() > tolerance).any()):
+            units = torch.eye(n, dtype=like.dtype, device=like.device).reshape(n, 1, *like.shape[1:])
+            return torch.stack([operator(unit.expand_as(like)).flatten(1) for unit in units], -1)
+        size = batch  # what it holds for each sample fits no other batch
+    units = torch.eye(-(-n // size) * size, n, dtype=like.dtype, device=like.device)
+    blocks = torch.split(units.reshape(-1, *like.shape[1:]), size)
+    return torch.cat([operator(block).flatten(1) for block in blocks])[:n].mT
 
 
 def _dense(matrix: Tensor, shape: tuple[int, ...]) -> DenseSpectrum:
-    """Of a matrix (m, n)."""
-    n = matrix.shape[1]
-    left, singular, right = torch.linalg.svd(matrix, full_matrices=False)
-    kept = singular > CUTOFF * singular[0]
-    complete = torch.linalg.svd(right[kept], full_matrices=True).Vh if not bool(kept.all()) or len(kept) < n else right
-    rank = int(kept.sum())
-    vectors = torch.cat([right[kept], complete[rank:]]).mH if rank < n else right.mH
-    values, columns = singular.new_zeros(n), left.new_zeros(matrix.shape[0], n)
-    values[:rank], columns[:, :rank] = singular[kept], left[:, kept]
-    return DenseSpectrum(values, columns, vectors, shape)
+    """Of a matrix (m, n), or of several (B, m, n)."""
+    m, n = matrix.shape[-2:]
+    left, singular, right = torch.linalg.svd(matrix, full_matrices=m < n)  # else V is square as it is
+    kept = singular > CUTOFF * singular[..., :1]
+    missing = n - kept.shape[-1]
+    values = torch.nn.functional.pad(torch.where(kept, singular, 0), (0, missing))
+    columns = torch.nn.functional.pad(torch.where(kept[..., None, :], left, 0), (0, missing))
+    return DenseSpectrum(values, columns, right.mH, shape)
 
 
 @dataclass(frozen=True, eq=False)

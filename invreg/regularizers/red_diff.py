@@ -62,8 +62,8 @@ class REDDiff(Regularizer[Tensor]):
         denoiser: D.
         weight: >= 0, beside misfit = |A x - y|^2 / (2 sigma_y^2); see `published_weight`.
         weighting: w, such as `linear`, `root`, `square`, `logarithmic`, `clipped`, `two_thirds`, `constant`.
-        sigma_max, sigma_min: noise levels at the start and at the end; default those of 1000 variance-preserving steps
-            with rates from 1e-4 to 0.02, 157 to 0.01, or what the denoiser is made for, if that is narrower.
+        sigma_max, sigma_min: noise levels at the start and at the end; default those of a variance-preserving diffusion
+            with rates from 0.1 to 20, 152 to 0.0105, or what the denoiser is made for, if that is narrower.
         spread: standard deviation of the variational distribution about x, >= 0.
         generator: source of the noise; one per sample, or one for the batch.
 
@@ -143,11 +143,11 @@ def published_weight(problem: Problem, x: Tensor, value: float = 0.25) -> float:
 
 
 _FIRST, _RISE = 0.1, 19.9
-"""Of the rates of 1000 steps times 1000: they rise from 1e-4 to 0.02."""
+"""The rate at t = 0 and its rise until t = 1: 1000 times those of the 1000 steps of Ho et al. 2020."""
 
 
 def _level(t: float) -> float:
-    """Sigma at time t, 0 to 1, of the variance-preserving diffusion; 0.01 at its first step."""
+    """Sigma at time t, 0 to 1, of the variance-preserving diffusion; not below that of t = 0.001."""
     t = max(t, 1e-3)
     return math.sqrt(math.expm1(_FIRST * t + _RISE * t * t / 2))
 
