@@ -133,7 +133,7 @@ ROWS: dict[str, Row] = {
             curved=True,
         )
     ),
-    # --- imaging: mask, blur, downsample, sensing, phase retrieval, stack
+    # --- imaging: mask, blur, downsample, sensing, phase retrieval, nothing, stack
     "Mask": Row(lambda p: Mask(seeded(5, 6, dtype=p) > 0)),
     "Mask:broadcast": Row(lambda p: Mask(seeded(5, 6, dtype=p) > 0, (3, 5, 6))),
     "Blur": Row(lambda p: Blur(seeded(3, 4, dtype=p), (7, 8))),
@@ -156,6 +156,7 @@ ROWS: dict[str, Row] = {
     "Flow:complex": Row(
         lambda p: Flow(pendulum, [1.0, 0.3], (3, 2), controller=Fixed(0.1)), ("complex",), one_graph=False
     ),
+    "Unmeasured": Row(lambda p: operators.Unmeasured((5, 6))),
     "Stack": Row(lambda p: Stack(Blur(seeded(3, 3, dtype=p), (5, 6)), Mask(seeded(5, 6, dtype=p) > 0))),
     # --- analysis: gradient, wavelet
     "Gradient": Row(lambda p: operators.Gradient(2, voxel_size=(0.7, 1.3)), shape=(7, 6)),
