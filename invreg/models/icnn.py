@@ -35,6 +35,10 @@ class InputConvexNetwork(nn.Module, ABC):
     and the quadratic of modulus strong_convexity as in the paper; the authors' code has twice that.
     """
 
+    lifts: nn.ModuleList
+    mixes: nn.ParameterList
+    outs: nn.ParameterList
+
     def __init__(self, beta: float, strong_convexity: float) -> None:
         super().__init__()
         require_positive("beta", beta)
@@ -57,7 +61,7 @@ class InputConvexNetwork(nn.Module, ABC):
 
     def nonnegative(self) -> list[nn.Parameter]:
         """The weights that must not be negative."""
-        return [one for name, one in self.named_parameters() if name.startswith(("mixes.", "outs."))]
+        return [*self.mixes.parameters(), *self.outs.parameters()]
 
     def value(self, x: Tensor) -> Tensor:
         """psi(x), (B,)."""

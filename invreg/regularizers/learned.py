@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,14 +85,13 @@ class _Learned(Regularizer[Tensor]):
             unit = x.detach() / self.scale
             goal = self.rtol * unit[0].numel() ** 0.5
             one = torch.ones_like(norm(unit))
-            found = _minimise(self.potential, unit, 0 * one, one, goal, self.iterations)
-            y = found.point
+            y, miss = _minimise(self.potential, unit, 0 * one, one, goal, self.iterations)
             conjugate = inner(unit, y) - self.potential.value(y)
             modulus = self.potential.strong_convexity
-            residual = self.scale * found.residual
+            residual = self.scale * miss
             bound = residual / modulus if modulus > 0 else torch.full_like(residual, torch.inf)
             value = self.scale**2 / self.step * (conjugate - inner(unit, unit) / 2)
-            return LearnedValue(value, self.scale * y, residual, bound, found.residual <= goal)
+            return LearnedValue(value, self.scale * y, residual, bound, miss <= goal)
 
     def forward(self, x: Tensor) -> Tensor:
         found = self._evaluate(x)
@@ -104,7 +104,7 @@ class _Learned(Regularizer[Tensor]):
             )
         if not torch.is_grad_enabled():
             return self.weight * found.value
-        value: Tensor = _Value.apply(x, found.point, found.value, self.step)  # type: ignore[no-untyped-call]
+        value: Tensor = _Value.apply(x, found.point, found.value, self)  # type: ignore[no-untyped-call]
         # the inverse needs no derivative in the weights of the network either: y minimises psi(y) - <x, y>
         psi = self.potential.value(found.point / self.scale)
         if psi.requires_grad:
@@ -120,16 +120,32 @@ class _Value(torch.autograd.Function):
     """R(x), computed already, whose gradient is (y - x) / step."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, y: Tensor, value: Tensor, step: float) -> Tensor:  # type: ignore[no-untyped-def]
+    def forward(ctx: Any, x: Tensor, y: Tensor, value: Tensor, prior: _Learned) -> Tensor:
         ctx.save_for_backward(x, y)
-        ctx.step = step
+        ctx.prior = prior
         return value.clone()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[no-untyped-def]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         x, y = ctx.saved_tensors
-        return expand(gradient / ctx.step, x) * (y - x), None, None, None
+        inverse = _Inverse.apply(x, y, ctx.prior)  # type: ignore[no-untyped-call]
+        return expand(gradient / ctx.prior.step, x) * (inverse - x), None, None, None
+
+
+class _Inverse(torch.autograd.Function):
+    """y = f^-1(x), computed already, whose slope is the inverse of that of f."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, prior: _Learned) -> Tensor:
+        ctx.save_for_backward(y)
+        ctx.prior = prior
+        return y.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        slope = _Slope(ctx.prior.potential, ctx.saved_tensors[0] / ctx.prior.scale)
+        return cg(slope, gradient, rtol=ctx.prior.rtol, iterations=DIRECTIONS).x, None, None
 
 
 class LearnedProximal(_Learned):
@@ -161,7 +177,7 @@ class LearnedProximal(_Learned):
         TypeError: the potential lacks a faculty, or a number is of another type.
         ValueError: a number out of its range; on `prox`, another step.
 
-    The value can be differentiated once, in x, the weight and the network.
+    The value can be differentiated in x, twice, in the weight, and in the network.
 
     Source: Fang, Buchanan and Sulam 2024, "What's in a prior? Learned proximal networks for inverse problems", eq. 4
     and Theorem 2; Gribonval and Nikolova 2020, "A characterization of proximity operators".
@@ -257,17 +273,18 @@ class RelaxedLearnedProximal(_Learned):
         with torch.no_grad():
             unit, ratio = x.detach() / self.scale, t.detach() + torch.zeros_like(expand(norm(x), x))
             goal = self.looseness * self.rtol * unit[0].numel() ** 0.5
-            found = _minimise(self.potential, unit, ratio, 1 - ratio, goal, self.iterations)
-            if not bool((found.residual <= goal).all()):
+            y, miss = _minimise(self.potential, unit, ratio, 1 - ratio, goal, self.iterations)
+            if not bool((miss <= goal).all()):
                 warnings.warn(
-                    f"RelaxedLearnedProximal.prox reached accuracy {float(found.residual.max()) / goal:.1e} times the "
+                    f"RelaxedLearnedProximal.prox reached accuracy {float(miss.max()) / goal:.1e} times the "
                     f"wanted in {self.iterations} iterations; raise iterations or loosen rtol",
                     stacklevel=2,
                 )
-            z = self.potential.gradient(found.point)
+            # of the two forms of the prox the one that the error of y hardly enters
+            z = torch.where(ratio < 0.5, (unit - ratio * y) / (1 - ratio), self.potential.gradient(y))
         if not needs_graph(x, t):
             return self.scale * z
-        relaxed: Tensor = ImplicitProx.apply(x / self.scale, t, z, self._pullback(found.point, z, ratio))  # type: ignore[no-untyped-call]
+        relaxed: Tensor = ImplicitProx.apply(x / self.scale, t, z, self._pullback(y, z, ratio))  # type: ignore[no-untyped-call]
         return self.scale * relaxed
 
     def _check(self, t: Tensor) -> None:
@@ -318,15 +335,9 @@ def _hessian(slope: _Slope, a: Tensor, b: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda v: a * v + b * slope(v)
 
 
-@dataclass(frozen=True, eq=False)
-class _Minimum:
-    """The minimiser, (B, *signal), and the norm of the gradient there, (B,)."""
-
-    point: Tensor
-    residual: Tensor
-
-
-def _minimise(potential: ConvexPotential, x: Tensor, a: Tensor, b: Tensor, goal: float, iterations: int) -> _Minimum:
+def _minimise(
+    potential: ConvexPotential, x: Tensor, a: Tensor, b: Tensor, goal: float, iterations: int
+) -> tuple[Tensor, Tensor]:
     """argmin_y a / 2 |y|^2 + b psi(y) - <x, y> of each sample, convex, by Newton's method with conjugate gradients.
 
     Args:
@@ -334,6 +345,9 @@ def _minimise(potential: ConvexPotential, x: Tensor, a: Tensor, b: Tensor, goal:
         a, b: (B,) or (B, 1, ..., 1).
         goal: norm of the gradient at which a sample is done.
         iterations: Newton steps at most.
+
+    Returns:
+        The minimisers, (B, *signal), and the norms of the gradient there, (B,).
     """
     a, b = expand(a.reshape(-1), x), expand(b.reshape(-1), x)
     y, stuck = x, torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -349,7 +363,7 @@ def _minimise(potential: ConvexPotential, x: Tensor, a: Tensor, b: Tensor, goal:
         length = _length(potential, x, a, b, y, direction, inner(miss, direction))
         stuck = stuck | (active & (length == 0))
         y = y + expand(length, x) * direction
-    return _Minimum(y, residual)
+    return y, residual
 
 
 def _length(

@@ -29,7 +29,7 @@ class ProximalMatching:
         sigma: standard deviation of the noise, > 0, in the units of x; a network is trained for one.
         first_gamma, last_gamma: between which gamma falls geometrically; where the error is far above gamma, the
             gradient vanishes: start near the error that the first phase leaves.
-        share: of the training with the mean absolute error, 0 to 1.
+        share: of the training with the mean absolute error, 0 to 1; 1 is that loss alone.
 
     Raises:
         TypeError: model is another one. ValueError: a number out of its range; gamma that rises.
@@ -46,7 +46,7 @@ class ProximalMatching:
         *,
         first_gamma: float = 0.5,
         last_gamma: float = 0.1,
-        share: float = 0.4,
+        share: float = 0.2,
     ) -> None:
         require_model("ProximalMatching", model, InputConvexNetwork)
         for name, value in (("sigma", sigma), ("first_gamma", first_gamma), ("last_gamma", last_gamma)):
