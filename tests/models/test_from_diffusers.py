@@ -93,6 +93,12 @@ def test_euler_schedulers_agree_in_their_own_units(kind: str) -> None:
     assert relative_gap(made(x, sigma), wanted) < 1e-3  # scheduler's levels are float32
 
 
+def test_a_last_step_without_signal_is_left_out_though_euler_schedulers_write_a_small_number() -> None:
+    given = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    euler = from_diffusers(unet(), diffusers.EulerDiscreteScheduler(**given))
+    assert euler.sigma_range == from_diffusers(unet(), diffusers.DDPMScheduler(**given)).sigma_range
+
+
 def test_continuous_euler_is_preconditioned() -> None:
     scheduler = diffusers.EulerDiscreteScheduler(
         prediction_type="v_prediction",

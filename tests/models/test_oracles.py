@@ -11,6 +11,7 @@ from invreg.interfaces import LinearOperator
 from invreg.models.exact import ExactDenoiser, SpectralMixture
 from invreg.models.oracles import GaussianOracle, LowRankMixtureOracle, MixtureOracle, StationaryOracle
 from invreg.noise import Gaussian, Poisson
+from invreg.operators.sense import Sense
 from invreg.problem import Problem
 from invreg.random import draw
 from invreg.testing import batch_gap, relative_gap
@@ -313,6 +314,39 @@ def test_what_is_not_sampled_says_nothing() -> None:
     fewer = oracle.posterior(Problem(Matrix(A[mask], (4,)), y[mask][None], Gaussian(0.3)))
     assert relative_gap(found.mean, fewer.mean) < 1e-12
     assert relative_gap(found.covariance, fewer.covariance) < 1e-12
+
+
+def coils() -> Sense:
+    generator = torch.Generator().manual_seed(0)
+    return Sense(draw(torch.zeros(1, 3, 8, 8, dtype=C128), generator) / 2, torch.rand(8, 1, generator=generator) < 0.4)
+
+
+def test_under_a_white_prior_the_posterior_mean_is_the_proximal_map_of_the_misfit() -> None:
+    A = coils()
+    problem = Problem(A, A(noise(1, 8, 8, dtype=C128)), Gaussian(0.3))
+    prior = GaussianOracle(torch.zeros(8, 8, dtype=C128), 2 * 0.7 * torch.eye(64, dtype=C128))
+    wanted = problem.prox(torch.zeros(1, 8, 8, dtype=C128), 0.7, rtol=1e-13, iterations=500)
+    assert relative_gap(prior.posterior(problem).mean[None], wanted) < 1e-11
+
+
+def test_posteriors_are_calibrated_in_mri() -> None:
+    A, generator = coils(), torch.Generator().manual_seed(4)
+    k = torch.fft.fftfreq(8, dtype=F64)
+    field = StationaryOracle(1 / (0.02 + k[:, None] ** 2 + k**2), complex_valued=True)
+    prior = GaussianOracle(torch.zeros(8, 8, dtype=C128), dense(field)[2][0])
+    gaps, samples, chis = [], [], []
+    for _ in range(60):
+        x = field.sample(1, generator)
+        problem = Problem(A, Gaussian(0.2).sample(A(x), generator) * A.sampled(), Gaussian(0.2))
+        found = prior.posterior(problem)
+        z = found.sample(1, generator)
+        gaps.append((found.mean - x).abs().square().mean())
+        samples.append((z - x).abs().square().mean())
+        chis.append(2 * problem.misfit(z) / problem.count)
+    variance = float(found.covariance.diagonal().real.mean())
+    assert float(torch.stack(gaps).mean()) == pytest.approx(variance, rel=0.1)
+    assert float(torch.stack(samples).mean()) == pytest.approx(2 * variance, rel=0.1)
+    assert float(torch.stack(chis).mean()) == pytest.approx(1.0, abs=0.05)
 
 
 def test_the_conditional_score_is_bayes_rule_on_the_line() -> None:
