@@ -267,35 +267,6 @@ class NormalSolvable(Protocol):
         ...
 
 
-class Spectrum(Protocol):
-    """A = U S V^H in coordinates of the signal; where a singular value is 0, nothing was measured.
-
-    `singular` holds the singular values, real and >= 0, and broadcasts to the coordinates, (B, *n).
-    """
-
-    @property
-    def singular(self) -> Tensor: ...
-
-    def analyse(self, x: Tensor) -> Tensor:
-        """V^H x: (B, *signal) -> (B, *n); an isometry."""
-        ...
-
-    def synthesise(self, c: Tensor) -> Tensor:
-        """V c: (B, *n) -> (B, *signal), the inverse of `analyse`."""
-        ...
-
-    def measured(self, y: Tensor) -> Tensor:
-        """U^H y in the signal's coordinates, (B, *measurement) -> (B, *n); 0 where the singular value is 0."""
-        ...
-
-
-@runtime_checkable
-class Decomposable(Protocol):
-    """A faculty of a LinearOperator: its singular value decomposition."""
-
-    def spectrum(self) -> Spectrum: ...
-
-
 class Noise(ABC):
     """How measurements scatter about the clean ones; its negative log-likelihood is the data term."""
 

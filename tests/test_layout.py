@@ -22,7 +22,7 @@ FLOORS: dict[str, float] = {
     **dict.fromkeys(("linalg", "data"), 1.2),
     # 2: physics, models, data
     **dict.fromkeys(("noise", "operators", "models", "transport", "collocation"), 2.0),
-    **dict.fromkeys(("problem", "mri"), 2.1),
+    **dict.fromkeys(("problem", "mri", "sde"), 2.1),
     **dict.fromkeys(("io", "testing", "diagnostics"), 2.2),
     "simulate": 2.3,
     # 3: beliefs and how to act on them
@@ -36,9 +36,9 @@ FLOORS: dict[str, float] = {
 # the files of a folder that their siblings build on; all others do not know of each other
 SHARED: dict[str, set[str]] = {
     "algorithms": {"loop", "reconstruction", "renoise", "smooth", "spectral", "splitting"},
-    "config": {"names", "spec"},
+    "config": {"build", "names", "spec"},
     "io": {"dicom_series", "files", "hdf5", "ismrmrd_header", "records"},
-    "models": {"denoiser", "noise_path", "pretrained"},
+    "models": {"denoiser", "exact", "noise_path", "pretrained"},
     "mri": {"compression"},
     "operators": {"blur", "fourier", "joseph", "rays"},
     "regularizers": {"norms"},
@@ -50,6 +50,7 @@ SHARED: dict[str, set[str]] = {
         "journal",
         "loop",
         "parallel",
+        "random_images",
         "randomness",
         "record",
         "requirements",

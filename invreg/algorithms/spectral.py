@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from invreg.interfaces import LinearOperator, Spectrum
-from invreg.operators.spectral import spectrum_of
+from invreg.interfaces import LinearOperator
+from invreg.operators.spectral import Spectrum, spectrum_of
 from invreg.problem import Problem
 
 

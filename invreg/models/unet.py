@@ -67,7 +67,7 @@ class UNet(nn.Module):
             raise ValueError(f"x must be (B, {self.channels}, y, x), got {tuple(x.shape)}")
         height, width = x.shape[-2:]
         x = pad(x, (0, -width % self.multiple, 0, -height % self.multiple))
-        e = self.embed(_features(condition))
+        e = self.embed(_features(condition).to(self.first.weight.dtype))
         x = self.first(pixel_unshuffle(x, self.fold))
         passed: list[Tensor] = []
         for i, stage in enumerate(self.down):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from invreg.interfaces import Decomposable, LinearOperator, Spectrum
+from invreg.interfaces import LinearOperator
 from invreg.operators.fourier import CUTOFF
 from invreg.random import draw
 
@@ -15,6 +16,35 @@ MOST_ENTRIES = 4096
 """Of a signal whose operator is decomposed by brute force."""
 BLOCK = 256
 """Columns of a matrix that are computed at once."""
+
+
+class Spectrum(Protocol):
+    """A = U S V^H in coordinates of the signal; where a singular value is 0, nothing was measured.
+
+    `singular` holds the singular values, real and >= 0, and broadcasts to the coordinates, (B, *n).
+    """
+
+    @property
+    def singular(self) -> Tensor: ...
+
+    def analyse(self, x: Tensor) -> Tensor:
+        """V^H x: (B, *signal) -> (B, *n); an isometry."""
+        ...
+
+    def synthesise(self, c: Tensor) -> Tensor:
+        """V c: (B, *n) -> (B, *signal), the inverse of `analyse`."""
+        ...
+
+    def measured(self, y: Tensor) -> Tensor:
+        """U^H y in the signal's coordinates, (B, *measurement) -> (B, *n); 0 where the singular value is 0."""
+        ...
+
+
+@runtime_checkable
+class Decomposable(Protocol):
+    """A faculty of a LinearOperator: its singular value decomposition."""
+
+    def spectrum(self) -> Spectrum: ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Images for training priors: slices of anatomies under random contrasts, and procedural phantoms.
+"""Images for training priors: random slices of anatomies, to be painted at random, and procedural phantoms.
 
 A network that sees one subject under one contrast learns that subject. Here every image has a plane, pixel size, shape,
 contrast, bias field, resolution and phase of its own, drawn from wide distributions, so that a real scan is one more of
@@ -12,19 +12,21 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, grid_sample
+from torch.nn.functional import grid_sample
 
 from invreg._check import require_count, require_positive, require_tensor
 
 SUPERSAMPLING = 2
 CHANNELS = 5
 """Of an anatomy's volume: intensity, fluid, grey matter, white matter, distance from the brain in voxels / 32."""
+Paint = Callable[[Tensor | None, int, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,9 +60,7 @@ class Anatomy:
 
 
 class RandomImages:
-    """Batches (images,) of random complex or real images, (B, y, x), made when asked for by number.
-
-    Magnitudes lie about 0 to 1, the largest value of a whole slice being about 1.
+    """Batches (images,) of random images, (B, y, x), made when they are asked for by number.
 
     Args:
         anatomies: to cut slices from; none: phantoms alone.
@@ -69,7 +69,8 @@ class RandomImages:
         steps: how many batches there are.
         seed: of all that is random.
         phantoms: fraction of procedural phantoms, 0 to 1.
-        phase: whether images are complex with a smooth phase; else they are real.
+        paint: makes an image of the slice through an anatomy on a grid twice as fine, (5, 2 size, 2 size), or of
+            nothing, None; (slice, 2 size, generator) -> (size, size), real or complex.
         pixel: least and largest pixel size, mm.
 
     Raises:
@@ -85,7 +86,7 @@ class RandomImages:
         steps: int = 10_000,
         seed: int = 0,
         phantoms: float = 0.15,
-        phase: bool = True,
+        paint: Paint,
         pixel: tuple[float, float] = (0.8, 2.2),
     ) -> None:
         for name, value in (("size", size), ("batch", batch), ("steps", steps)):
@@ -99,14 +100,17 @@ class RandomImages:
         self.anatomies = tuple(anatomies)
         self.size, self.batch, self.steps, self.seed = size, batch, steps, seed
         self.phantoms = phantoms if self.anatomies else 1.0
-        self.phase, self.pixel = phase, pixel
-        self.digest = self._digest()
+        self.paint, self.pixel = paint, pixel
 
-    def _digest(self) -> str:
-        found = hashlib.sha256(repr((self.size, self.batch, self.seed, self.phantoms, self.phase, self.pixel)).encode())
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What the batches follow from, of the anatomies a digest."""
+        found = hashlib.sha256()
         for one in self.anatomies:
             found.update(one.volume.numpy().tobytes() + repr(one.voxel_size).encode())
-        return found.hexdigest()
+        names = ("size", "batch", "steps", "seed", "phantoms", "pixel")
+        plain = {name: getattr(self, name) for name in names}
+        return {**plain, "paint": getattr(self.paint, "__name__", repr(self.paint)), "anatomies": found.hexdigest()}
 
     def __len__(self) -> int:
         return self.steps
@@ -121,23 +125,14 @@ class RandomImages:
 
     def _image(self, g: torch.Generator) -> Tensor:
         fine = self.size * SUPERSAMPLING
-        if _uniform(g) < self.phantoms:
-            image = phantom(fine, g)
-        else:
-            anatomy = self.anatomies[int(torch.randint(len(self.anatomies), (), generator=g))]
-            image = _contrast(_slice(anatomy, fine, self.size, self.pixel, g), g)
-        image = _finished(image, g)
-        image = _band_limited(image, self.size) if _uniform(g) < 0.6 else avg_pool2d(image[None], SUPERSAMPLING)[0]
-        image = image * _uniform(g, 0.6, 1.1)
-        if not self.phase:
-            return image
-        angle = 2 * math.pi * _uniform(g) * torch.ones(())
-        if _uniform(g) < 0.85:
-            angle = angle + _ramp(self.size, g) + _uniform(g, 0, 1.5) * smooth_field(self.size, g, self.size / 2)
-        return torch.polar(image.abs(), angle + torch.where(image < 0, math.pi, 0.0))
+        if uniform(g) < self.phantoms:
+            return self.paint(None, fine, g)
+        anatomy = self.anatomies[int(torch.randint(len(self.anatomies), (), generator=g))]
+        return self.paint(_slice(anatomy, fine, self.size, self.pixel, g), fine, g)
 
 
-def _uniform(g: torch.Generator, low: float = 0.0, high: float = 1.0) -> float:
+def uniform(g: torch.Generator, low: float = 0.0, high: float = 1.0) -> float:
+    """A number between low and high."""
     return low + (high - low) * float(torch.rand((), generator=g))
 
 
@@ -154,18 +149,14 @@ def _splines(size: int, intervals: int) -> Tensor:
     distance = (at[:, None] - torch.arange(-1, intervals + 2)).abs()
     near, far = 2 / 3 - distance**2 + distance**3 / 2, (2 - distance).clamp_min(0) ** 3 / 6
     weights = torch.where(distance < 1, near, far)
-    return weights / weights.norm(dim=1, keepdim=True)
-
-
-def _ramp(size: int, g: torch.Generator) -> Tensor:
-    at = torch.linspace(-1, 1, size)
-    return _uniform(g, -1.5, 1.5) * at[:, None] + _uniform(g, -1.5, 1.5) * at
+    normed: Tensor = weights / weights.norm(dim=1, keepdim=True)
+    return normed
 
 
 def _slice(anatomy: Anatomy, fine: int, size: int, pixel: tuple[float, float], g: torch.Generator) -> Tensor:
     """A deformed oblique slice of a random pixel size through the brain, (5, fine, fine)."""
     volume = anatomy.volume
-    pitch = math.exp(_uniform(g, math.log(pixel[0]), math.log(pixel[1])))  # mm
+    pitch = math.exp(uniform(g, math.log(pixel[0]), math.log(pixel[1])))  # mm
     span = pitch * size / anatomy.voxel_size  # voxels across the image
     turn = _rotation(g)
     extent = torch.tensor(volume.shape[1:], dtype=torch.float32).flip(0)  # x, y, z
@@ -174,9 +165,9 @@ def _slice(anatomy: Anatomy, fine: int, size: int, pixel: tuple[float, float], g
     at = torch.linspace(-0.5, 0.5, fine) * span
     v, u = torch.meshgrid(at, at, indexing="ij")
     points = u[..., None] * turn[0] + v[..., None] * turn[1] + centre
-    bend = 1.5 * _uniform(g) * torch.stack([smooth_field(fine, g, fine * 14 / span) for _ in range(3)], -1)
+    bend = 1.5 * uniform(g) * torch.stack([smooth_field(fine, g, fine * 14 / span) for _ in range(3)], -1)
     points = (points + bend) / (0.5 * extent)
-    found = grid_sample(volume[None], points[None, None], align_corners=False, padding_mode="border")
+    found: Tensor = grid_sample(volume[None], points[None, None], align_corners=False, padding_mode="border")
     return found[0, :, 0]
 
 
@@ -185,9 +176,9 @@ def _rotation(g: torch.Generator) -> Tensor:
     axes = torch.eye(3)[torch.randperm(3, generator=g)]
     tilt = torch.matrix_exp(_skew((torch.rand(3, generator=g) * 2 - 1) * math.radians(15)))
     axes = axes @ tilt.T
-    angle = 2 * math.pi * _uniform(g) if _uniform(g) < 0.5 else 0.0
+    angle = 2 * math.pi * uniform(g) if uniform(g) < 0.5 else 0.0
     c, s = math.cos(angle), math.sin(angle)
-    flip = torch.tensor([1.0 if _uniform(g) < 0.5 else -1.0, 1.0 if _uniform(g) < 0.5 else -1.0])
+    flip = torch.tensor([1.0 if uniform(g) < 0.5 else -1.0, 1.0 if uniform(g) < 0.5 else -1.0])
     return torch.stack([c * axes[0] + s * axes[1], c * axes[1] - s * axes[0]]) * flip[:, None]
 
 
@@ -196,101 +187,25 @@ def _skew(w: Tensor) -> Tensor:
     return torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]])
 
 
-def _contrast(found: Tensor, g: torch.Generator) -> Tensor:
-    """An image of random contrast of the slice through an anatomy, (fine, fine)."""
-    intensity, tissues, distance = found[0], found[1:4], 32 * found[4]
-    kind = _uniform(g)
-    if kind < 0.4:
-        image = _remapped(intensity, g)
-    else:
-        sharp = _uniform(g, 1, 5)
-        weights = tissues.clamp(1e-4, 1) ** sharp * torch.exp(
-            _uniform(g, 0, 0.8) * torch.stack([smooth_field(found.shape[-1], g, _uniform(g, 3, 12)) for _ in range(3)])
-        )
-        inside = tissues.sum(0).clamp(0, 1)
-        weights = weights / weights.sum(0) * inside
-        level = torch.rand(3, generator=g)
-        image = (weights * level[:, None, None]).sum(0)
-        if _uniform(g) < 0.6:  # texture of each tissue
-            for one in weights:
-                image = image + one * _uniform(g, 0, 0.07) * smooth_field(found.shape[-1], g, _uniform(g, 2, 20))
-        if kind < 0.65:
-            image = image + _uniform(g, -1.0, 1.0) * (intensity - _smoothed(intensity)) * inside
-    if _uniform(g) < 0.55:
-        image = _with_head(image, distance, g)
-    return image.clamp_min(0)
-
-
-def _smoothed(image: Tensor) -> Tensor:
-    return avg_pool2d(image[None, None], 9, stride=1, padding=4, count_include_pad=False)[0, 0]
-
-
-def _remapped(intensity: Tensor, g: torch.Generator) -> Tensor:
-    """The intensity through a random curve: near the identity, or any that is piecewise linear."""
-    if _uniform(g) < 0.5:
-        return intensity ** math.exp(_uniform(g, -0.6, 0.6))
-    knots = torch.cat([torch.zeros(1), torch.rand(6, generator=g)])
-    at = intensity.clamp(0, 1) * 6
-    low = at.floor().clamp(0, 5).long()
-    return knots[low] + (knots[low + 1] - knots[low]) * (at - low)
-
-
-def _with_head(brain: Tensor, distance: Tensor, g: torch.Generator) -> Tensor:
-    """Fluid, skull with marrow, fat and scalp as shells about the brain, of random widths and brightness."""
-    fine = brain.shape[-1]
-    depth = distance + _uniform(g, 0, 1.5) * smooth_field(fine, g, fine / 6)
-    edges = torch.tensor([_uniform(g, 0.5, 4), _uniform(g, 1.5, 3), _uniform(g, 1, 5), _uniform(g, 1.5, 3)])
-    edges = torch.cat([edges, torch.tensor([_uniform(g, 1, 6), _uniform(g, 1, 3)])]).cumsum(0)
-    levels = [_uniform(g, 0, 0.5), _uniform(g, 0, 0.15), _uniform(g, 0, 0.6), _uniform(g, 0, 0.15)]
-    levels += [_uniform(g, 0.3, 1.2), _uniform(g, 0.1, 0.7), 0.0]
-    outside = torch.zeros_like(brain)
-    above = torch.sigmoid((depth - 0.3) * 3)  # of the brain's own border
-    for edge, level in zip([0.0, *edges.tolist()], levels, strict=True):
-        within = torch.sigmoid((depth - edge) * 3)
-        outside = outside * (1 - within) + level * within
-    texture = 1 + 0.15 * _uniform(g) * smooth_field(fine, g, _uniform(g, 3, 10))
-    return brain * (1 - above) + outside * above * texture
-
-
-def _finished(image: Tensor, g: torch.Generator) -> Tensor:
-    """Sharpened or not, under a bias field, its largest value about 1."""
-    if _uniform(g) < 0.4:
-        soft = avg_pool2d(image[None, None], 3, stride=1, padding=1, count_include_pad=False)[0, 0]
-        image = (image + _uniform(g, 0, 1.5) * (image - soft)).clamp_min(0)
-    fine = image.shape[-1]
-    image = image * torch.exp(_uniform(g, 0, 0.3) * smooth_field(fine, g, fine / 1.5))
-    top = float(image.flatten().kthvalue(max(1, round(0.995 * image.numel()))).values)
-    # a patch of dark tissue is not bright: only what exceeds 1, or what is dark altogether, is scaled
-    return image / max(top, 0.35 + 0.65 * _uniform(g)) if top > 0 else image
-
-
 def phantom(size: int, g: torch.Generator) -> Tensor:
     """Ellipses and polygons one over the other, flat, shaded or textured, (size, size), 0 to about 1."""
     at = torch.linspace(-1, 1, size)
     y, x = torch.meshgrid(at, at, indexing="ij")
-    image = torch.zeros(size, size) if _uniform(g) < 0.5 else torch.full((size, size), _uniform(g))
+    image = torch.zeros(size, size) if uniform(g) < 0.5 else torch.full((size, size), uniform(g))
     for _ in range(int(torch.randint(2, 14, (), generator=g))):
-        cx, cy, angle = _uniform(g, -1, 1), _uniform(g, -1, 1), _uniform(g, 0, math.pi)
+        cx, cy, angle = uniform(g, -1, 1), uniform(g, -1, 1), uniform(g, 0, math.pi)
         u = (x - cx) * math.cos(angle) + (y - cy) * math.sin(angle)
         v = (y - cy) * math.cos(angle) - (x - cx) * math.sin(angle)
-        a, b = math.exp(_uniform(g, -3, 0)), math.exp(_uniform(g, -3, 0))
-        if _uniform(g) < 0.6:
+        a, b = math.exp(uniform(g, -3, 0)), math.exp(uniform(g, -3, 0))
+        if uniform(g) < 0.6:
             inside = (u / a).square() + (v / b).square() < 1
         else:
             sides = int(torch.randint(3, 7, (), generator=g))
             turns = torch.arange(sides) * 2 * math.pi / sides
             reach = u[..., None] / a * turns.cos() + v[..., None] / b * turns.sin()
             inside = reach.amax(-1) < 1
-        level = _uniform(g) + (_uniform(g, -0.5, 0.5) * u + _uniform(g, -0.5, 0.5) * v if _uniform(g) < 0.4 else 0.0)
-        if _uniform(g) < 0.25:
-            level = level + _uniform(g, 0, 0.1) * smooth_field(size, g, _uniform(g, 2, 12))
+        level = uniform(g) + (uniform(g, -0.5, 0.5) * u + uniform(g, -0.5, 0.5) * v if uniform(g) < 0.4 else 0.0)
+        if uniform(g) < 0.25:
+            level = level + uniform(g, 0, 0.1) * smooth_field(size, g, uniform(g, 2, 12))
         image = torch.where(inside, torch.as_tensor(level), image)
     return image.clamp_min(0)
-
-
-def _band_limited(image: Tensor, size: int) -> Tensor:
-    """The centre of the image's k-space, as a scanner sees it: with its ringing, (size, size)."""
-    k = torch.fft.fftshift(torch.fft.fft2(image))
-    start = (image.shape[-1] - size) // 2
-    kept = k[start : start + size, start : start + size]
-    return torch.fft.ifft2(torch.fft.ifftshift(kept)).real * (size / image.shape[-1]) ** 2
