@@ -14,10 +14,12 @@ from invreg.algorithms.half_quadratic import HQS
 from invreg.algorithms.loop import Algorithm, Run
 from invreg.algorithms.posterior import Posterior, iterate_posterior, posterior, sample_prior
 from invreg.algorithms.primal_dual import PDHG
+from invreg.algorithms.proved_step import check_step, safe_step_size
 from invreg.algorithms.proximal_gradient import FISTA, ProximalGradient
 from invreg.algorithms.reconstruction import History, Reconstruction, Status
 from invreg.algorithms.renoise import DiffusionSampler, Karras, UniformSteps
 from invreg.algorithms.sirt import SIRT
+from invreg.algorithms.trust import Trust, judge
 from invreg.algorithms.variational import Variational
 
 __all__ = [
@@ -46,12 +48,16 @@ __all__ = [
     "Reconstruction",
     "Run",
     "Status",
+    "Trust",
     "UniformSteps",
     "Variational",
     "WeightChoice",
+    "check_step",
     "choose_weight",
     "filtered_backprojection",
     "iterate_posterior",
+    "judge",
     "posterior",
+    "safe_step_size",
     "sample_prior",
 ]

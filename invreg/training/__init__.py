@@ -8,6 +8,7 @@ from invreg.training.latent_ode import EvidenceBound, LatentODE, LatentPath, Ser
 from invreg.training.loop import Objective, Options, Scored, Training, fit, iterate
 from invreg.training.neural_ode import NeuralODE, Prediction, Supervised, TrajectoryFit
 from invreg.training.neural_sde import MomentFit, NeuralSDE
+from invreg.training.proximal_matching import ProximalMatching
 from invreg.training.record import Record, Step
 from invreg.training.smoothness import JacobianNorm, KineticEnergy, TaylorDerivative
 from invreg.training.teacher_forcing import (
@@ -41,6 +42,7 @@ __all__ = [
     "Objective",
     "Options",
     "Prediction",
+    "ProximalMatching",
     "Record",
     "Scored",
     "Series",

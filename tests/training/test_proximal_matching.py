@@ -120,7 +120,7 @@ def laplacian_network(share: float, steps: int = 1500) -> ConvexMLP:
 
     def factor(step: int) -> float:
         done = step / steps
-        return 1.0 if done < share / 2 else 0.3 if done < share else 0.02 ** ((done - share) / (1 - share))
+        return 1.0 if done < share / 2 else 0.3 if done < share else 0.02 ** ((done - share) / max(1 - share, 1e-9))
 
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     fit(ProximalMatching(net, 1.0, share=share), Laplacian(steps), optimizer, generator(), scheduler=scheduler)
