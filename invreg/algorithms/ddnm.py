@@ -69,11 +69,11 @@ class DDNM(DiffusionSampler):
         if not self.noise_aware:
             return mixed_noise(estimate.consistent, direction, level.lower, self.eta, self.generator)
         memory: SpectralData = estimate.memory
-        fresh = draw(noisy, self.generator)
         rest = (level.lower**2 - memory.noise**2).clamp_min(0).sqrt()  # what the data lack of the next level
-        fresh_level = torch.where(
-            memory.seen & (memory.noise <= level.lower), rest, torch.as_tensor(self.eta * level.lower).to(rest)
-        )
-        kept_level = torch.where(memory.seen, 0, level.lower * math.sqrt(1 - self.eta**2))
-        noise = fresh_level * memory.analyse(fresh) + kept_level * memory.analyse(direction)
+        good = memory.seen & (memory.noise <= level.lower)
+        fresh = memory.analyse(draw(noisy, self.generator))
+        noise = torch.where(good, rest, self.eta * level.lower) * fresh
+        if self.eta < 1:
+            kept = level.lower * math.sqrt(1 - self.eta**2)
+            noise = noise + torch.where(memory.seen, 0, kept * memory.analyse(direction))
         return estimate.consistent + memory.synthesise(noise)
