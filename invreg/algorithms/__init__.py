@@ -14,10 +14,12 @@ from invreg.algorithms.half_quadratic import HQS
 from invreg.algorithms.loop import Algorithm, Run
 from invreg.algorithms.posterior import Posterior, iterate_posterior, posterior, sample_prior
 from invreg.algorithms.primal_dual import PDHG
+from invreg.algorithms.probability_flow import log_likelihood, probability_flow
 from invreg.algorithms.proved_step import check_step, safe_step_size
 from invreg.algorithms.proximal_gradient import FISTA, ProximalGradient
 from invreg.algorithms.reconstruction import History, Reconstruction, Status
 from invreg.algorithms.renoise import DiffusionSampler, Karras, UniformSteps
+from invreg.algorithms.score_sde import Ancestral, EulerMaruyama, Langevin, PredictorCorrector, ReverseDiffusion
 from invreg.algorithms.sirt import SIRT
 from invreg.algorithms.trust import Trust, judge
 from invreg.algorithms.variational import Variational
@@ -35,17 +37,22 @@ __all__ = [
     "SIRT",
     "SURE",
     "Algorithm",
+    "Ancestral",
     "ConjugateGradient",
     "DiffPIR",
     "DiffusionSampler",
     "Discrepancy",
+    "EulerMaruyama",
     "GradientDescent",
     "History",
     "Karras",
     "LCurve",
+    "Langevin",
     "Posterior",
+    "PredictorCorrector",
     "ProximalGradient",
     "Reconstruction",
+    "ReverseDiffusion",
     "Run",
     "Status",
     "Trust",
@@ -57,7 +64,9 @@ __all__ = [
     "filtered_backprojection",
     "iterate_posterior",
     "judge",
+    "log_likelihood",
     "posterior",
+    "probability_flow",
     "safe_step_size",
     "sample_prior",
 ]
