@@ -143,7 +143,7 @@ class PredictorCorrector(Algorithm[Denoiser, PredictorCorrectorState]):
     fitted too closely. The level sigma at t_min should be below the noise of y, whose scatter is missing else.
 
     Args:
-        iterations: times of the diffusion. Without a corrector about 1000 make the variance right to 2 %.
+        iterations: times of the diffusion. Without a corrector 1000 make the variance right to about 3 %.
         rtol: 0: all times are gone through.
         sde: the diffusion; one must be told the range of the images through VE.sigma_max.
         predictor: of the reversed diffusion.
