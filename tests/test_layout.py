@@ -35,7 +35,7 @@ FLOORS: dict[str, float] = {
 }
 # the files of a folder that their siblings build on; all others do not know of each other
 SHARED: dict[str, set[str]] = {
-    "algorithms": {"loop", "reconstruction", "renoise", "smooth", "spectral", "splitting"},
+    "algorithms": {"loop", "proved_step", "reconstruction", "renoise", "smooth", "spectral", "splitting"},
     "config": {"build", "names", "spec"},
     "io": {"dicom_series", "files", "hdf5", "ismrmrd_header", "records"},
     "models": {"denoiser", "exact", "noise_path", "pretrained"},

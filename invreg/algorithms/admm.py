@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from invreg._check import require_count, require_positive
 from invreg.algorithms.loop import Algorithm, starting_point
+from invreg.algorithms.proved_step import TrainedProximal, check_step
 from invreg.algorithms.smooth import annealed, curvature, inverse
 from invreg.algorithms.splitting import (
     SplittablePrior,
@@ -97,8 +99,20 @@ class ADMM(Algorithm[SplittablePrior, ADMMState]):
             rho = torch.where(rho > 0, rho, 1)  # where the operator is zero, any will do
         else:
             rho = torch.full_like(norm(x), self.rho)
+        if isinstance(prior, TrainedProximal):
+            self._warn_unless_proved(problem, x, float(rho.min()))
         splits = tuple(apply(k, x) for k, _ in terms)
         return ADMMState(x, x, splits, tuple(torch.zeros_like(z) for z in splits), rho, torch.full_like(rho, 0.5))
+
+    def _warn_unless_proved(self, problem: Problem, x: Tensor, rho: float) -> None:
+        check_step(problem, x, 1 / rho)
+        if self.balance or self.relaxation != 1:
+            warnings.warn(
+                "convergence of ADMM with a learned prox is proved for balance=False and relaxation=1 only, got "
+                f"balance={self.balance} and relaxation={self.relaxation}",
+                UserWarning,
+                stacklevel=4,
+            )
 
     def step(self, problem: Problem, prior: SplittablePrior, state: ADMMState, progress: float) -> ADMMState:
         terms = terms_of(annealed(prior, progress), "ADMM")

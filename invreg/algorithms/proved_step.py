@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import warnings
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from invreg._check import require_positive
 from invreg.algorithms.smooth import curvature
+from invreg.interfaces import Proximal
 from invreg.problem import Problem
+
+
+@runtime_checkable
+class TrainedProximal(Proximal, Protocol):
+    """A faculty: a prox that was learned at one step, and stands for a penalty at that step only."""
+
+    def at_step(self, step: float) -> TrainedProximal:
+        """The same network with its step called `step`: another weight of its penalty."""
+        ...
 
 
 def safe_step_size(problem: Problem, like: Tensor, margin: float = 0.95) -> float:

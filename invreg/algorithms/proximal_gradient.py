@@ -9,6 +9,7 @@ from torch import Tensor
 
 from invreg._check import require_count, require_positive
 from invreg.algorithms.loop import Algorithm, starting_point
+from invreg.algorithms.proved_step import TrainedProximal, check_step
 from invreg.algorithms.smooth import annealed, backtrack, curvature, first_step_size, inverse
 from invreg.interfaces import Proximal, Regularizer
 from invreg.linalg import expand, inner
@@ -50,7 +51,10 @@ class ProximalGradient(Algorithm[Proximal | None, ProximalState]):
     def init(self, problem: Problem, prior: Proximal | None, x0: Tensor | None) -> ProximalState:
         _require_proximal(prior, "ProximalGradient")
         x = starting_point(problem, x0)
-        return ProximalState(x, _step_size(problem, annealed(prior, 1 / self.iterations), x, self.step_size))
+        size = _step_size(problem, annealed(prior, 1 / self.iterations), x, self.step_size)
+        if isinstance(prior, TrainedProximal) and problem.is_quadratic:
+            check_step(problem, x, float(size.max()))
+        return ProximalState(x, size)
 
     def step(self, problem: Problem, prior: Proximal | None, state: ProximalState, progress: float) -> ProximalState:
         prior = annealed(prior, progress)

@@ -2,6 +2,7 @@
 
 from invreg.regularizers.compose import SumOfTerms, named_terms
 from invreg.regularizers.denoising import RED, PlugAndPlay
+from invreg.regularizers.learned import LearnedProximal, LearnedValue, RelaxedLearnedProximal
 from invreg.regularizers.lowrank import LocallyLowRank, NuclearNorm
 from invreg.regularizers.norms import L1, Box, GroupL1, NonNegative, Tikhonov
 from invreg.regularizers.red_diff import REDDiff, published_weight
@@ -16,6 +17,8 @@ __all__ = [
     "Box",
     "Exponential",
     "GroupL1",
+    "LearnedProximal",
+    "LearnedValue",
     "Linear",
     "LocalHeuristic",
     "LocallyLowRank",
@@ -23,6 +26,7 @@ __all__ = [
     "NuclearNorm",
     "PlugAndPlay",
     "REDDiff",
+    "RelaxedLearnedProximal",
     "SolverError",
     "SolverStiffness",
     "SumOfTerms",

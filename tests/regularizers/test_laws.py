@@ -110,8 +110,10 @@ ROWS: dict[str, Row] = {
     "RED": Row(lambda w: RED(Shrinking(), 0.5, w), (6, 5)),
     "SumOfTerms": Row(lambda w: SumOfTerms(Tikhonov(w), L1(w)), (6, 5)),
 }
-# a prox without a value; penalties of solutions, not of images, which test_solver_heuristics.py holds to theirs
+# a prox without a value; penalties of solutions, not of images, and learned ones, which may be negative and have a prox
+# at one step only: tests of their own hold them to their laws
 NOT_REGULARIZERS = {"PlugAndPlay", "SolverError", "SolverStiffness", "LocalHeuristic"}
+NOT_REGULARIZERS |= {"LearnedProximal", "RelaxedLearnedProximal", "REDDiff"}
 
 CASES = [(name, kind) for name, row in ROWS.items() for kind in row.signals]
 PROX_CASES = [(name, kind) for name, kind in CASES if isinstance(ROWS[name].make(1.0), Proximal)]
