@@ -13,6 +13,7 @@ from invreg._check import require_positive
 from invreg.algorithms.renoise import DiffusionSampler, Estimate, Level, ancestral
 from invreg.interfaces import Denoiser
 from invreg.linalg import norm
+from invreg.noise import Gaussian
 from invreg.problem import Problem
 
 
@@ -61,7 +62,7 @@ class DPS(DiffusionSampler):
 
 def _residual(problem: Problem, x: Tensor) -> Tensor:
     """|y - A x| of each sample, in the units of y for Gaussian noise, (B,)."""
-    if problem.is_quadratic:
+    if isinstance(problem.noise, Gaussian):  # whatever the operator is
         seen, miss = problem.operator.sampled(), problem.y - problem.operator(x)
         return norm(miss if seen is None else torch.where(seen, miss, 0))
     value = 2 * problem.misfit(x)

@@ -165,6 +165,8 @@ def iterate_posterior(
         raise TypeError(
             f"algorithm must be a sampler such as DDS(), got {type(algorithm).__name__}, whose result is one image"
         )
+    if not isinstance(problem, Problem):
+        raise TypeError(f"problem must be a Problem, got {type(problem).__name__}; use Problem(operator, y)")
     require_count("samples", samples)
     require_count("batch", batch)
     require_count("seed", seed, least=0)

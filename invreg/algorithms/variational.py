@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from invreg._check import require_positive
+from invreg._check import require_count, require_positive
 from invreg.algorithms.loop import Algorithm, starting_point
 from invreg.algorithms.smooth import value_and_gradient
 from invreg.interfaces import LinearOperator, Regularizer
@@ -44,7 +44,8 @@ class Variational(Algorithm[Regularizer[Tensor], VariationalState]):
     Args:
         step_size: in the units of the image; the authors of RED-Diff use 0.1 and 0.5 for values from -1 to 1.
         momentum, decay: of the running means, within [0, 1); theirs, not those usual in training.
-        start: conjugate gradients, at most, of a least-squares start where the problem is quadratic and no x0 is given.
+        start: conjugate gradients, at most, of a least-squares start where the problem is quadratic and no x0 is given;
+            0 for none.
 
     Source: Mardani et al. 2024, "A variational perspective on solving inverse problems with diffusion models", Alg. 1;
     Kingma and Ba 2015 for Adam.
@@ -60,6 +61,7 @@ class Variational(Algorithm[Regularizer[Tensor], VariationalState]):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive("step_size", self.step_size)
+        require_count("start", self.start, least=0)
         for name, value in (("momentum", self.momentum), ("decay", self.decay)):
             if not 0 <= value < 1:
                 raise ValueError(f"{name} must be within [0, 1), got {value}")
