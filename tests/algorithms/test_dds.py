@@ -244,11 +244,11 @@ def test_many_rounds_solve_the_data_step_with_the_regularizer() -> None:
     problem = measured(matrix(9, shape), noise(1, *shape, seed=3), 0.5)
     prior = VariationAlongZ(0.4)
     found = []
-    for rho in (None, 3.0):
-        sampler = DDS(regularizer=prior, rho=rho, rounds=60, inner_iterations=8)
+    for rho in (None, 1.0):
+        sampler = DDS(regularizer=prior, rho=rho, rounds=100, inner_iterations=5)
         memory = sampler.remember(problem, torch.zeros_like(D))
         found.append(sampler.consistent(problem, D, D, Level(0.8, 0.5), memory)[0])
-    assert relative_gap(found[0], found[1]) < 1e-6
+    assert relative_gap(found[0], found[1]) < 1e-5
     x = found[0]
 
     def objective(x: Tensor) -> float:
@@ -257,7 +257,7 @@ def test_many_rounds_solve_the_data_step_with_the_regularizer() -> None:
     least = objective(x)
     for seed in range(50):
         for size in (1e-1, 1e-2, 1e-3):
-            assert objective(x + size * noise(1, *shape, seed=seed)) >= least - 1e-9
+            assert objective(x + size * noise(1, *shape, seed=seed)) >= least - 1e-8
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, C128], ids=str)
