@@ -65,16 +65,17 @@ class DDRM(DiffusionSampler):
 
     def renoise(self, problem: Problem, estimate: Estimate, noisy: Tensor, level: Level) -> Tensor:
         memory: SpectralData = estimate.memory
-        clean, now = memory.analyse(estimate.denoised), memory.analyse(noisy)
-        fresh = memory.analyse(draw(noisy, self.generator))
+        clean, fresh = memory.analyse(estimate.denoised), memory.analyse(draw(noisy, self.generator))
         kept, lower = math.sqrt(1 - self.eta**2), level.lower
         good = memory.seen & (memory.noise <= lower)
-        toward = torch.where(
-            memory.seen,
-            (memory.value - clean) / torch.where(memory.noise > 0, memory.noise, 1),
-            (now - clean) / level.sigma,
-        )
-        loose = clean + lower * (kept * toward + self.eta * fresh)
+        loose = clean + (lower * self.eta) * fresh
+        if kept:
+            toward = torch.where(
+                memory.seen,
+                (memory.value - clean) / torch.where(memory.noise > 0, memory.noise, 1),
+                (memory.analyse(noisy) - clean) / level.sigma,
+            )
+            loose = loose + (lower * kept) * toward
         rest = (lower**2 - (self.eta_b * memory.noise) ** 2).clamp_min(0).sqrt()
         tight = (1 - self.eta_b) * clean + self.eta_b * memory.value + rest * fresh
         return memory.synthesise(torch.where(good, tight, loose))

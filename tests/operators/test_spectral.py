@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from invreg.interfaces import LinearOperator, Spectrum
+from invreg.interfaces import LinearOperator
 from invreg.operators import (
     Blur,
     DenseSpectrum,
@@ -19,6 +19,7 @@ from invreg.operators import (
     Unmeasured,
     spectrum_of,
 )
+from invreg.operators.spectral import Spectrum
 from invreg.random import draw
 from invreg.testing import relative_gap
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from invreg.interfaces import Decomposable, NormalSolvable
+from invreg.interfaces import NormalSolvable
 from invreg.operators import Unmeasured
+from invreg.operators.spectral import Decomposable
 from invreg.problem import Problem
 from invreg.random import draw
 
