@@ -88,7 +88,8 @@ class Recipe:
         free = {"folder", "save_every", "save_minutes", "log_every", "tensorboard"}
         found = {name: value for name, value in dataclasses.asdict(self).items() if name not in free}
         if isinstance(self.data, dict):
-            found["data"] = {key: value for key, value in self.data.items() if key != "file"}  # its content counts
+            places = {"file", "files", "held_out"}  # of which the content counts
+            found["data"] = {key: value for key, value in self.data.items() if key not in places}
         return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
@@ -32,7 +33,10 @@ from invreg.cli.report import (
 from invreg.data import DataSet
 from invreg.models.pretrained import describe, require_place
 from invreg.training import Average, Scored, Share, Shuffled, Training, iterate, parallel
+from invreg.training.ahead import Ahead
+from invreg.training.batches import Batches
 from invreg.training.journal import finite
+from invreg.training.patches import ImageSet
 
 PLACES = ("model", "averaged")
 """What a training leaves in its folder beside log, checkpoints and report."""
@@ -125,7 +129,8 @@ def make_plan(recipe: Recipe, device: torch.device, resume: bool) -> Plan:
     torch.manual_seed(recipe.seed)
     data, held_out = config.part("data", recipe.data).split(recipe.test, recipe.split_seed)
     data, held_out = data.to(device), None if held_out is None else held_out.to(device)
-    model = config.part("model", recipe.model).to(device)
+    measured = data.constants if isinstance(data, ImageSet) else {}
+    model = config.part("model", recipe.model, measured).to(device)
     describe(model, config.SAVED)  # or it could not be saved when it is trained
     generator = torch.Generator(device).manual_seed(recipe.seed + parallel.rank())
     given = {"model": model, "field": model, "generator": generator, **data.constants}
@@ -133,10 +138,7 @@ def make_plan(recipe: Recipe, device: torch.device, resume: bool) -> Plan:
     if not any(getattr(objective, name, None) is model for name in ("model", "field")):
         raise ValueError("objective must be about the recipe's model; leave the key model of the objective away")
     kept = _kept(model, objective).to(device)
-    batches = Shuffled(
-        *data.tensors, size=recipe.batch, epochs=recipe.epochs, steps=recipe.steps, seed=recipe.seed,
-        drop_last=recipe.drop_last,
-    )  # fmt: skip
+    batches = _batches(data, recipe)
     optimizer = config.part("optimizer", recipe.optimizer, {"params": list(kept.parameters()), "lr": 1e-3})
     ahead = {"optimizer": optimizer, "T_max": len(batches), "total_steps": len(batches), "total_iters": len(batches)}
     average = None if recipe.average is None else Average(kept, recipe.average)
@@ -155,6 +157,18 @@ def make_plan(recipe: Recipe, device: torch.device, resume: bool) -> Plan:
         settings={"recipe": recipe.decisive},
     )
     return Plan(recipe, model, objective, training, average, held_out, data.info)
+
+
+def _batches(data: DataSet | ImageSet, recipe: Recipe) -> Batches[tuple[Tensor, ...]]:
+    """Samples in a new order each epoch, or patches of images without end."""
+    if isinstance(data, ImageSet):
+        if recipe.steps is None:
+            raise ValueError("data images needs steps in place of epochs: of patches there is no end")
+        return Ahead(data.batches(recipe.batch, recipe.steps, recipe.seed))
+    return Shuffled(
+        *data.tensors, size=recipe.batch, epochs=recipe.epochs, steps=recipe.steps, seed=recipe.seed,
+        drop_last=recipe.drop_last,
+    )  # fmt: skip
 
 
 def _kept(model: nn.Module, objective: Any) -> nn.Module:
@@ -223,10 +237,7 @@ def _scores(plan: Plan, model: nn.Module) -> dict[str, float]:
     """Means over the samples that were held out; none where there are none, or the objective has no score."""
     if plan.held_out is None or not isinstance(plan.objective, Scored):
         return {}
-    objective = plan.objective
-    if model is not plan.model:
-        slot = "model" if "model" in config.keys(type(objective)) else "field"
-        objective = dataclasses.replace(plan.objective, **{slot: model})  # type: ignore[type-var]
+    objective = plan.objective if model is plan.model else _about(plan.objective, model)
     count, training, sums = len(plan.held_out), model.training, dict[str, float]()
     model.eval()
     with torch.no_grad():
@@ -236,6 +247,16 @@ def _scores(plan: Plan, model: nn.Module) -> dict[str, float]:
                 sums[name] = sums.get(name, 0.0) + float(value) * len(rows[0]) / count
     model.train(training)
     return sums
+
+
+def _about(objective: Any, model: nn.Module) -> Any:
+    """The same objective of another model."""
+    slot = "model" if "model" in config.keys(type(objective)) else "field"
+    if dataclasses.is_dataclass(objective):
+        return dataclasses.replace(objective, **{slot: model})  # type: ignore[type-var]
+    other = copy.copy(objective)
+    setattr(other, slot, model)
+    return other
 
 
 def _line(plan: Plan, device: torch.device) -> str:

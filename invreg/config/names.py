@@ -9,7 +9,17 @@ from invreg import algorithms, data, models, operators, regularizers, solvers
 from invreg.algorithms.loop import Algorithm
 from invreg.interfaces import Operator, Regularizer
 from invreg.models import denoiser, noise_path, unet
-from invreg.training import cnf, denoising, latent_ode, neural_ode, neural_sde, smoothness, teacher_forcing
+from invreg.training import (
+    cnf,
+    denoising,
+    latent_ode,
+    neural_ode,
+    neural_sde,
+    patches,
+    proximal_matching,
+    smoothness,
+    teacher_forcing,
+)
 
 OPERATORS: Mapping[str, type[Operator]] = {
     "blur": operators.Blur,
@@ -109,6 +119,8 @@ SOLVERS: Mapping[str, type[Any]] = {"noisy-solver": solvers.NoisySolver, "solver
 MODELS: Mapping[str, type[torch.nn.Module]] = {
     "cnf": cnf.CNF,
     "concat-squash": models.ConcatSquash,
+    "convex-cnn": models.ConvexCNN,
+    "convex-mlp": models.ConvexMLP,
     "cubic-drift": models.CubicDrift,
     "entrywise-mlp": models.EntrywiseMLP,
     "flow-map": teacher_forcing.FlowMap,
@@ -136,6 +148,7 @@ OBJECTIVES: Mapping[str, type[Any]] = {
     "forced-fit": teacher_forcing.ForcedFit,
     "likelihood": cnf.NegativeLogLikelihood,
     "moment-fit": neural_sde.MomentFit,
+    "proximal-matching": proximal_matching.ProximalMatching,
     "supervised": neural_ode.Supervised,
     "trajectory-fit": neural_ode.TrajectoryFit,
 }
@@ -157,7 +170,12 @@ WEIGHTS: Mapping[str, Any] = {
 
 LOSSES: Mapping[str, Any] = {"cross-entropy": torch.nn.functional.cross_entropy, "mse": torch.nn.functional.mse_loss}
 
-DATA: Mapping[str, Any] = {"arrays": data.arrays, "digits": data.digits, "mnist-5000": data.mnist_5000}
+DATA: Mapping[str, Any] = {
+    "arrays": data.arrays,
+    "digits": data.digits,
+    "images": patches.images,
+    "mnist-5000": data.mnist_5000,
+}
 
 OPTIMIZERS: Mapping[str, type[Any]] = {
     "adam": torch.optim.Adam,
