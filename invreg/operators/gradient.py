@@ -84,40 +84,51 @@ class Gradient(LinearOperator):
         dim: number of spatial axes, 1 to 3.
         channel_dim: axis of (B, ...) that holds channels, which are not differentiated; None if there is none.
         voxel_size: pixel pitch in mm or in pixels, one for all axes or one for each in their order.
+        along: which spatial axes to differentiate, counted from 0 and rising, such as (0,) for z of a volume; default
+            all. The result has as many entries in axis 1.
 
     Raises:
         TypeError, ValueError: arguments of the wrong kind or out of range; (when used) x has other axes.
     """
 
     def __init__(
-        self, dim: int = 2, channel_dim: int | None = None, voxel_size: float | tuple[float, ...] = 1.0
+        self,
+        dim: int = 2,
+        channel_dim: int | None = None,
+        voxel_size: float | tuple[float, ...] = 1.0,
+        *,
+        along: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         self._grid = _Grid(dim, channel_dim, voxel_size)
+        chosen = tuple(range(dim)) if along is None else tuple(along)
+        if not chosen or sorted(set(chosen)) != list(chosen) or not set(chosen) <= set(range(dim)):
+            raise ValueError(f"along must be rising axes within 0 to {dim - 1}, one or more, got {along}")
+        self._along = tuple((self._grid.axes[k], self._grid.pitch[k]) for k in chosen)
 
     @property
     def norm_bound(self) -> float:
         """Upper bound of the norm, 2 sqrt(sum 1 / h^2); the norm itself comes close to it on large images."""
-        return self._grid.bound
+        return 2 * math.sqrt(sum(h**-2 for _, h in self._along))
 
     def forward(self, x: Tensor) -> Tensor:
         self._grid.check(x, "Gradient")
-        out = x.new_zeros((x.shape[0], self._grid.dim, *x.shape[1:]))
-        for k, (axis, h) in enumerate(zip(self._grid.axes, self._grid.pitch, strict=True)):
+        out = x.new_zeros((x.shape[0], len(self._along), *x.shape[1:]))
+        for k, (axis, h) in enumerate(self._along):
             _forward_difference(x, out[:, k], axis, h)
         return out
 
     def adjoint(self, y: Tensor) -> Tensor:
-        self._grid.check(y, "Gradient", self._grid.dim)
+        self._grid.check(y, "Gradient", len(self._along))
         out = torch.zeros_like(y[:, 0])
-        for k, (axis, h) in enumerate(zip(self._grid.axes, self._grid.pitch, strict=True)):
+        for k, (axis, h) in enumerate(self._along):
             _add_forward_adjoint(y[:, k], out, axis, h)
         return out
 
     def normal(self, x: Tensor) -> Tensor:
         self._grid.check(x, "Gradient")
         out = torch.zeros_like(x)
-        for axis, h in zip(self._grid.axes, self._grid.pitch, strict=True):
+        for axis, h in self._along:
             n = x.shape[axis] - 1
             slope = (x.narrow(axis, 1, n) - x.narrow(axis, 0, n)) * h**-2
             out.narrow(axis, 1, n).add_(slope)

@@ -50,7 +50,8 @@ class TotalVariation(Regularizer[Tensor]):
         dim: number of spatial axes, 1 to 3.
         isotropic: couple the directions.
         channel_dim: axis of (B, ...) that holds channels, which share their edges; None if there is none.
-        voxel_size: pixel pitch, as for `Gradient`.
+        voxel_size, along: pixel pitch, and which axes count, as for `Gradient`: along=(0,) with dim=3 is what couples
+            the slices of a volume.
         rtol: accuracy of `prox`, relative to |x - prox(x)|, but no finer than a gap can show (at most 3.5e-4 |x| in
             float32, 1.5e-8 |x| in float64). 0 runs all iterations without looking, and compiles.
         iterations: limit of `prox`; it warns where that was not enough for rtol.
@@ -72,6 +73,7 @@ class TotalVariation(Regularizer[Tensor]):
         isotropic: bool = True,
         channel_dim: int | None = None,
         voxel_size: float | tuple[float, ...] = 1.0,
+        along: tuple[int, ...] | None = None,
         rtol: float = 1e-2,
         iterations: int = 1000,
         check_every: int = 10,
@@ -80,7 +82,7 @@ class TotalVariation(Regularizer[Tensor]):
         require_positive("rtol", rtol, zero_allowed=True)
         require_count("iterations", iterations)
         require_count("check_every", check_every)
-        self.gradient = Gradient(dim, channel_dim, voxel_size)
+        self.gradient = Gradient(dim, channel_dim, voxel_size, along=along)
         channels = () if channel_dim is None else (channel_dim + 1 if channel_dim > 0 else channel_dim,)
         self.axis = (1, *channels) if isotropic else channels
         self.rtol, self.iterations, self.check_every = rtol, iterations, check_every

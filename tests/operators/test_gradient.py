@@ -122,3 +122,13 @@ def test_axes_of_one_pixel_have_no_slope() -> None:
     assert (Gradient()(x) == 0).all()
     assert (Gradient().adjoint(torch.ones(1, 2, 1, 3))[0] == torch.tensor([[-1.0, 0.0, 1.0]])).all()
     assert SymmetrizedGradient()(torch.ones(1, 2, 1, 3)).isfinite().all()
+
+
+def test_only_the_wanted_axes_are_differentiated() -> None:
+    x = torch.randn(2, 4, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    both = Gradient(3)(x)
+    torch.testing.assert_close(Gradient(3, along=(0, 2))(x), both[:, [0, 2]], rtol=0, atol=0)
+    assert Gradient(3, voxel_size=(0.5, 1.0, 1.0), along=(0,)).norm_bound == 4.0
+    for along in ((), (2, 0), (0, 0), (3,), (-1,)):
+        with pytest.raises(ValueError, match="along must be rising axes within 0 to 2, one or more"):
+            Gradient(3, along=along)

@@ -162,6 +162,9 @@ ROWS: dict[str, Row] = {
     "Gradient": Row(lambda p: operators.Gradient(2, voxel_size=(0.7, 1.3)), shape=(7, 6)),
     "Gradient:channels": Row(lambda p: operators.Gradient(2, channel_dim=1), shape=(3, 5, 6)),
     "Gradient:volume": Row(lambda p: operators.Gradient(3, channel_dim=-1), shape=(4, 5, 3, 2)),
+    "Gradient:along two of three": Row(
+        lambda p: operators.Gradient(3, voxel_size=(0.7, 1.0, 1.3), along=(0, 2)), shape=(4, 5, 3)
+    ),
     "SymmetrizedGradient": Row(lambda p: operators.SymmetrizedGradient(2, voxel_size=(0.7, 1.3)), shape=(2, 7, 6)),
     "SymmetrizedGradient:volume": Row(lambda p: operators.SymmetrizedGradient(3, channel_dim=1), shape=(3, 2, 4, 5, 3)),
     "Wavelet": Row(lambda p: operators.Wavelet((16, 24), "db4", levels=3)),

@@ -88,6 +88,7 @@ ROWS: dict[str, Row] = {
     "TotalVariation:colour, anisotropic": Row(
         lambda w: tv(w, channel_dim=-1, isotropic=False), (4, 3, 2), accuracy=1e-5
     ),
+    "TotalVariation:between slices": Row(lambda w: tv(w, dim=3, along=(0,)), (3, 2, 3), accuracy=1e-5),
     "TotalVariation:volume": Row(lambda w: tv(w, dim=3, voxel_size=(2.0, 1.0, 1.5)), (3, 2, 3), accuracy=1e-5),
     "TotalGeneralizedVariation": Row(
         lambda w: TotalGeneralizedVariation(w, rtol=1e-3, iterations=20000), (5, 4), accuracy=1e-3, slow=True
