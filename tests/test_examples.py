@@ -9,7 +9,10 @@ import matplotlib as mpl
 import pytest
 import torch
 
+from invreg.config import from_pretrained
+from invreg.interfaces import Denoiser
 from invreg.metrics import psnr
+from invreg.models import ConvexCNN
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -41,6 +44,7 @@ def test_every_example_is_tested_and_short() -> None:
         "latent_ode",
         "cnf_mixture",
         "lorenz63",
+        "mri_dds",
     }
     assert {p.stem for p in EXAMPLES} == tested
     assert all(len(p.read_text().splitlines()) < 80 for p in EXAMPLES)
@@ -49,6 +53,11 @@ def test_every_example_is_tested_and_short() -> None:
 def test_mri_example_improves_from_method_to_method() -> None:
     scores = load("mri_sense").main(quick=True)
     assert scores["zero-filling"] < scores["CG-SENSE"] < scores["TV"]
+
+
+def test_a_learned_prior_beats_total_variation_on_an_unseen_brain() -> None:
+    scores = load("mri_dds").main(quick=True)
+    assert scores["DDS, mean"] > scores["DDS"] > scores["TV"]
 
 
 def test_ct_example_beats_filtered_backprojection() -> None:
@@ -124,6 +133,25 @@ def test_irregular_series_are_filled_in() -> None:
 def test_a_flow_beats_a_gaussian_on_a_mixture() -> None:
     nats = load("cnf_mixture").main(quick=True)
     assert nats["mixture"] < nats["flow"] < nats["one Gaussian"]
+
+
+@pytest.mark.parametrize("name", ["brain", "head_ct"])
+def test_the_trainings_of_diffusion_priors_run(name: str, tmp_path: Path) -> None:
+    loss = load(f"priors/{name}").main(quick=True, folder=tmp_path)
+    assert 0 < loss < 5
+    denoiser = from_pretrained(tmp_path / "model")
+    assert isinstance(denoiser, Denoiser)
+    assert denoiser.sigma_range[0] <= 0.003
+
+
+def test_the_training_of_a_learned_proximal_network_runs_and_goes_on(tmp_path: Path) -> None:
+    script = load("priors/lpn")
+    found = script.main(quick=True, folder=tmp_path)
+    assert set(found) == {"noisy", "TV", "LPN"}
+    assert 19 < found["noisy"] < 21
+    assert found["TV"] > found["noisy"] + 3
+    assert isinstance(from_pretrained(tmp_path / "model"), ConvexCNN)
+    assert script.main(quick=True, folder=tmp_path) == found  # all steps are done
 
 
 def test_a_chaotic_system_is_predicted_for_a_while() -> None:
