@@ -126,7 +126,7 @@ def test_every_training_name_stands_for_something_that_can_be_described() -> Non
         for name, one in table.items():
             assert config.summary(one), name
     assert len(config.SAVED) == sum(
-        map(len, (config.MODELS, config.SOLVERS, config.METHODS, config.CONTROLLERS, config.ADJOINTS))
+        map(len, (config.MODELS, config.PATHS, config.SOLVERS, config.METHODS, config.CONTROLLERS, config.ADJOINTS))
     ), "two classes share a name"
     names = {name.lower() for name in solvers.__all__}
     for table in (config.METHODS, config.CONTROLLERS, config.ADJOINTS):

@@ -97,11 +97,17 @@ def _configure(context: typer.Context, path: Path | None) -> Path | None:
     if path is not None:
         from invreg.config import read_settings
 
-        names = [one.name for one in context.command.params if one.name not in (None, "config", "help")]
-        settings = read_settings(path, [str(name) for name in names])
+        taken = [one for one in context.command.params if one.name not in (None, "config", "help")]
+        names = {_flag(one): str(one.name) for one in taken}
+        settings = {names[flag]: value for flag, value in read_settings(path, names).items()}
         context.default_map = {**(context.default_map or {}), **settings}
         context.obj.update(settings)
     return path
+
+
+def _flag(parameter: Any) -> str:
+    """What users call a parameter, with underscores: its longest flag without dashes, or its name."""
+    return str(max(parameter.opts, key=len)).lstrip("-").replace("-", "_")
 
 
 Config = Annotated[
@@ -167,7 +173,9 @@ def reconstruct(
     input: Annotated[Path, typer.Argument(help="Scan: k-space, sinogram or image, of any known format.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Image; its suffix chooses the format.")],
     operator: Annotated[str | None, typer.Option("--operator", help="NAME[:key=value,...]; see `invreg list`.")] = None,
-    prior: Annotated[str | None, typer.Option("--prior", help="NAME[:key=value,...] or none.")] = None,
+    prior: Annotated[
+        str | None, typer.Option("--prior", help="NAME[:key=value,...] or none; learned: see `list priors`.")
+    ] = None,
     algorithm: Annotated[str | None, typer.Option("--algorithm", help="NAME[:key=value,...], adjoint or fbp.")] = None,
     weight: Annotated[str | None, typer.Option("--weight", help="Of the prior: a number or auto.")] = None,
     rule: Annotated[
@@ -187,6 +195,13 @@ def reconstruct(
         float | None, typer.Option("--centre", help="Detector cell of the rotation axis (ct), counted from 0.")
     ] = None,
     format: Annotated[str | None, typer.Option("--format", help="Of the input; default told from its content.")] = None,
+    samples: Annotated[
+        int, typer.Option("--samples", help="Draws with a learned prior: their mean, and their spread.", min=1)
+    ] = 1,
+    beside: Annotated[str | None, typer.Option("--with", help="A prior beside a learned one, such as tv.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Compare a learned prior's image with total variation's.")
+    ] = True,
     device: Device = "auto",
     seed: Seed = 0,
     force: Force = False,
@@ -200,7 +215,7 @@ def reconstruct(
 
     request = Request(
         input, output, operator, prior, algorithm, weight, rule, sigma, iterations, maps, size, pixel_size, mu_water,
-        centre, format, device, seed,
+        centre, format, device, seed, samples, beside, check,
     )  # fmt: skip
     report = run_request(request, force=force, quiet=quiet or json, console=notes(quiet or json))
     if json:
@@ -268,6 +283,25 @@ def train(
             test = report[name].get("test", {}).items()
             shown = ", ".join(f"{key} " + ("not finite" if value is None else f"{value:.4g}") for key, value in test)
             results().print(f"{report[name]['folder']}: {shown or 'trained'}", soft_wrap=True)
+
+
+@app.command()
+def convert(
+    input: Annotated[Path, typer.Argument(help="Weights that torch.save wrote: .pt, .pth, .bin or .ckpt.")],
+    output: Annotated[Path, typer.Argument(help="File to write, .safetensors.")],
+    key: Annotated[str | None, typer.Option("--key", help="Where the weights are, if the file holds several.")] = None,
+    force: Force = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write pickled weights anew as safetensors, without running what a pickle may hold."""
+    from invreg.cli.convert import convert_weights
+
+    report = convert_weights(input, output, key, force=force)
+    if json:
+        say_json(report)
+    else:
+        results().print(f"{output}: {len(report['tensors'])} tensors", soft_wrap=True)
 
 
 @app.command()

@@ -39,6 +39,7 @@ class CT:
         TypeError, ValueError: an operator that is not for sinograms, numbers out of range, or one thing stated twice.
     """
 
+    kind = "ct"
     prior, algorithm, iterations = "tv", "pdhg:balance=0.1", 200  # the balance that ray transforms with TV drift to
     unregularized = 20  # of 5 to 100, near the least error in HU of the simulated head at 5e3 and 5e4 photons
     positive = True

@@ -27,6 +27,7 @@ class Imaging:
         TypeError: an option that is missing or of the wrong kind.
     """
 
+    kind = "image"
     prior, algorithm, iterations = "tv", "fista", 100
     unregularized = 10
     positive = False

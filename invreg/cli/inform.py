@@ -10,7 +10,7 @@ from invreg import config
 from invreg._check import unknown_name
 from invreg.io import Image, KSpace, Record, Sinogram, formats, read
 
-TOPICS = ("operators", "regularizers", "algorithms", "formats", "models", "objectives", "data")
+TOPICS = ("operators", "regularizers", "algorithms", "priors", "samplers", "formats", "models", "objectives", "data")
 
 
 def describe(path: Path, format: str | None = None) -> dict[str, Any]:
@@ -102,6 +102,8 @@ def listing(topic: str | None) -> dict[str, dict[str, str]]:
         "operators": {name: config.summary(cls) for name, cls in sorted(config.OPERATORS.items())},
         "regularizers": {name: config.summary(cls) for name, cls in sorted(config.REGULARIZERS.items())},
         "algorithms": {name: config.summary(cls) for name, cls in sorted(config.ALGORITHMS.items())},
+        "priors": dict(config.PRIORS),
+        "samplers": {name: preset.about for name, preset in config.PRESETS.items()},
         "formats": {one.name: f"{one.description} ({', '.join(one.suffixes)})" for one in formats()},
         "models": {name: config.summary(cls) for name, cls in sorted(config.MODELS.items())},
         "objectives": {name: config.summary(cls) for name, cls in sorted(config.OBJECTIVES.items())},

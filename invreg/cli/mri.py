@@ -28,6 +28,7 @@ class MRI:
         ValueError: maps that do not fit, an operator that is not for k-space, or data without a measurement.
     """
 
+    kind = "mri"
     prior, algorithm, iterations = "wavelet", "fista", 100
     unregularized = 10
     positive = False

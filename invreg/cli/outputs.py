@@ -54,6 +54,14 @@ def require_apart(*paths: Path) -> None:
                 raise ValueError(f"{other} and {path} must be different files; choose another name")
 
 
+def beside(path: Path, ending: str) -> Path:
+    """The path with an ending put before its suffix, `.nii.gz` counted as one."""
+    name = path.name.rstrip("/")
+    suffixes = [one for kind in formats() for one in kind.suffixes if name.lower().endswith(one)]
+    length = max(map(len, suffixes), default=0)
+    return path.with_name(f"{name[: len(name) - length]}{ending}{name[len(name) - length :]}")
+
+
 def rehearse(path: Path, record: Record) -> None:
     """Write a record elsewhere, to see whether the format of `path` can hold it.
 

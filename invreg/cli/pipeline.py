@@ -1,6 +1,6 @@
 """From flags to a prior, its weight, an algorithm and a running reconstruction."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from threading import Event
 from typing import Any, Protocol
@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from invreg import config
-from invreg._check import require_positive
+from invreg._check import require_positive, unknown_name
 from invreg.algorithms import filtered_backprojection
 from invreg.algorithms.loop import Algorithm, describe
 from invreg.algorithms.reconstruction import History, Reconstruction, Status
+from invreg.cli.finished import Finished
 from invreg.cli.noise_level import NoiseLevel, mean_level
 from invreg.cli.weights import automatic_weight
 from invreg.interfaces import LinearOperator, Proximal
@@ -34,6 +35,8 @@ DIRECT = {"adjoint": "A^H y: zero-filling of k-space, back-projection of a sinog
 class Scan(Protocol):
     """A file's measurement, one slice at a time, in scaled units."""
 
+    kind: str
+    """"mri", "ct" or "image"."""
     prior: str
     algorithm: str
     iterations: int
@@ -98,26 +101,9 @@ class Plan:
 
     def lines(self) -> list[str]:
         """What the user should know before it starts."""
-        shown = (
-            "operator",
-            "coil maps",
-            "centre of rotation",
-            "prior",
-            "weight",
-            "weight source",
-            "algorithm",
-            "noise level",
-            "scale",
-            "units",
-        )
-        values = ((key, self.settings.get(key)) for key in shown)
-        return [
-            f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}"
-            for key, value in values
-            if value is not None
-        ]
+        return words_of(self.settings)
 
-    def solve(self, index: int, stop: Event, tick: Callable[[int], None]) -> Reconstruction | None:
+    def solve(self, index: int, stop: Event, tick: Callable[[int], None]) -> Finished | None:
         """A slice in scaled units, or None if `stop` was set before its first iteration.
 
         Args:
@@ -126,7 +112,7 @@ class Plan:
             tick: called with the number of iterations done.
         """
         if isinstance(self.algorithm, str):
-            return self._directly(index)
+            return Finished(self._directly(index))
         problem = problem_of(self.scan, index, self.level)
         run = self.algorithm.iterate(problem, self.prior, self._start(index))
         if stop.is_set():
@@ -138,7 +124,7 @@ class Plan:
         if not run.iteration:
             return None
         result = run.reconstruction()
-        return replace(result, x=self.scan.covered(index, result.x))
+        return Finished(replace(result, x=self.scan.covered(index, result.x)))
 
     def _start(self, index: int) -> Tensor | None:
         """A first image for algorithms with a prior; those without one regularize by their way from zero."""
@@ -157,6 +143,35 @@ class Plan:
         return Reconstruction(x, history, status, settings, 0.0, Problem(operator, y).count)
 
 
+SHOWN = (
+    "operator",
+    "coil maps",
+    "centre of rotation",
+    "prior",
+    "prior range",
+    "weight",
+    "weight source",
+    "algorithm",
+    "with",
+    "with weight",
+    "samples",
+    "check",
+    "noise level",
+    "scale",
+    "units",
+)
+
+
+def words_of(settings: Mapping[str, Any]) -> list[str]:
+    """What the user should know before it starts, in lines."""
+    values = ((key, settings.get(key)) for key in SHOWN)
+    return [
+        f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}"
+        for key, value in values
+        if value is not None
+    ]
+
+
 def problem_of(scan: Scan, index: int, level: NoiseLevel) -> Problem:
     """A slice with the misfit |A x - y|^2 / 2 in scaled units; noise levels that vary become relative weights."""
     sigma = scan.sigma(index, level)
@@ -171,8 +186,12 @@ def make_plan(scan: Scan, level: NoiseLevel, wishes: Wishes) -> Plan:
         TypeError, ValueError: names or options that are unknown, or that do not go together; `--weight auto` without
             a noise level.
     """
-    settings = scan.about() | {"scale": f"{scan.scale:.6g} ({scan.scale_rule})", "noise level": _words(level)}
+    settings = scan.about() | {"scale": f"{scan.scale:.6g} ({scan.scale_rule})", "noise level": words_of_level(level)}
     name = config.parse(wishes.algorithm).name if wishes.algorithm else None
+    if name in config.PRESETS:
+        raise ValueError(
+            f"{name} goes with a learned prior; give --prior {next(iter(config.SHIPPED))}, or see list priors"
+        )
     if name in DIRECT:
         spec = config.parse(wishes.algorithm or "")
         if spec.options or wishes.prior not in (None, "none") or wishes.weight is not None:
@@ -186,7 +205,7 @@ def make_plan(scan: Scan, level: NoiseLevel, wishes: Wishes) -> Plan:
     usual = wishes.algorithm or _usual(text, scan)
     iterations = _usual_iterations(usual, text, scan) if wishes.iterations is None else wishes.iterations
     algorithm = config.algorithm(usual, iterations)
-    settings |= {"algorithm": _shown(algorithm)}
+    settings |= {"algorithm": shown(algorithm)}
     if text == "none":
         if wishes.weight is not None:
             raise ValueError(f"weight needs a prior, got --weight {wishes.weight} with --prior none")
@@ -212,7 +231,7 @@ def _weighted(
 ) -> tuple[Any, dict[str, Any]]:
     """The prior with its weight, and what was decided."""
     spec = config.parse(text)
-    cls = config.choose("prior", spec.name, config.REGULARIZERS)
+    cls = _class(text)
     if "weight" not in config.keys(cls) or "weight" in spec.options:
         if wishes.weight is not None:
             reason = "has no weight" if "weight" not in config.keys(cls) else "has its weight already"
@@ -220,9 +239,9 @@ def _weighted(
         return scan_prior(text, None, scan), {"prior": text, "weight": spec.options.get("weight")}
     index = reference_slice(scan)
     if wishes.weight not in (None, "auto"):
-        value, why = _number(str(wishes.weight)), "given"
+        value, why = parse_weight(str(wishes.weight)), "given"
     else:
-        value, why = _usual_weight(spec.name, scan, index, level, wishes.seed)
+        value, why = usual_weight(spec.name, scan, index, level, wishes.seed)
     if wishes.weight == "auto":
         value, why = automatic_weight(
             wishes.rule,
@@ -255,7 +274,8 @@ def scan_prior(text: str, weight: float | None, scan: Scan) -> Any:
     return SumOfTerms(made, NonNegative())
 
 
-def _number(text: str) -> float:
+def parse_weight(text: str) -> float:
+    """A weight >= 0 from what the user wrote; ValueError if it is none."""
     try:
         value = float(text)
     except ValueError:
@@ -264,7 +284,7 @@ def _number(text: str) -> float:
     return value
 
 
-def _usual_weight(name: str, scan: Scan, index: int, level: NoiseLevel, seed: int) -> tuple[float, str]:
+def usual_weight(name: str, scan: Scan, index: int, level: NoiseLevel, seed: int) -> tuple[float, str]:
     """A weight in proportion to the image gradient that noise alone makes."""
     problem = problem_of(scan, index, level)
     sigma = scan.sigma(index, level)
@@ -298,15 +318,20 @@ def _usual_iterations(algorithm: str, prior: str, scan: Scan) -> int | None:
 
 
 def _class(prior: str) -> type[Any]:
-    return config.choose("prior", config.parse(prior).name, config.REGULARIZERS)
+    name = config.parse(prior).name
+    if name not in config.REGULARIZERS:
+        raise ValueError(unknown_name("prior", name, {**config.REGULARIZERS, **config.PRIORS}))
+    return config.REGULARIZERS[name]
 
 
-def _shown(algorithm: Algorithm[Any, Any]) -> str:
+def shown(algorithm: Algorithm[Any, Any]) -> str:
+    """An algorithm and its options in one line."""
     values = describe(algorithm)
     name = values.pop("algorithm")
     return f"{name}({', '.join(f'{key}={value}' for key, value in values.items() if value is not None)})"
 
 
-def _words(level: NoiseLevel) -> str:
+def words_of_level(level: NoiseLevel) -> str:
+    """A noise level and its source."""
     number = level.number()
     return level.source if number is None else f"sigma = {number:.4g} ({level.source})"

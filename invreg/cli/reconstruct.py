@@ -2,23 +2,28 @@
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from rich.console import Console
 from rich.markup import escape
 from torch import Tensor
 
-from invreg.algorithms.reconstruction import Reconstruction, Status
+from invreg import config
+from invreg.algorithms.reconstruction import Status
 from invreg.cli.ct import CT
+from invreg.cli.denoisers import is_learned
+from invreg.cli.finished import Finished
 from invreg.cli.imaging import Imaging
+from invreg.cli.learned import make_learned_plan
 from invreg.cli.mri import MRI
-from invreg.cli.noise_level import noise_level
-from invreg.cli.outputs import real_if_needed, rehearse, require_free, require_writable
-from invreg.cli.pipeline import Plan, Scan, make_plan, reference_slice
+from invreg.cli.noise_level import NoiseLevel, noise_level
+from invreg.cli.outputs import beside, real_if_needed, rehearse, require_free, require_writable
+from invreg.cli.pipeline import Scan, make_plan, reference_slice
 from invreg.cli.report import (
     InterruptedRunError,
     noticing_interrupts,
@@ -30,6 +35,9 @@ from invreg.cli.report import (
 from invreg.cli.workfolder import WorkFolder, digest, key_of
 from invreg.io import Image, KSpace, Record, Sinogram, read, write
 from invreg.operators import MaskedFourier, Sense, SoftSense
+
+REASONS = 6
+"""Shown at most, of why slices should not be believed."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,9 @@ class Request:
         format: of the input file.
         device: "auto", "cpu" or "cuda".
         seed: of everything drawn at random.
+        samples: of the posterior, with a learned prior; their mean is the image.
+        beside: a prior beside the learned one, `NAME[:key=value,...]`.
+        check: compare what was learned with what was not.
     """
 
     input: Path
@@ -68,6 +79,27 @@ class Request:
     format: str | None = None
     device: str = "auto"
     seed: int = 0
+    samples: int = 1
+    beside: str | None = None
+    check: bool = True
+
+    @property
+    def spread(self) -> Path | None:
+        """Where the standard deviations of the samples go."""
+        return beside(self.output, "-std") if self.samples > 1 else None
+
+
+class AnyPlan(Protocol):
+    """How every slice will be reconstructed, with or without learning."""
+
+    @property
+    def scan(self) -> Scan: ...
+    @property
+    def settings(self) -> dict[str, Any]: ...
+    @property
+    def iterations(self) -> int: ...
+    def lines(self) -> list[str]: ...
+    def solve(self, index: int, stop: Event, tick: Callable[[int], None]) -> Finished | None: ...
 
 
 def run_request(request: Request, *, force: bool, quiet: bool, console: Console) -> dict[str, Any]:
@@ -92,15 +124,17 @@ def run_request(request: Request, *, force: bool, quiet: bool, console: Console)
     require_writable(request.output, "Image")
     require_free(request.output, force, series=True)
     require_free(sidecar, force)
+    if request.spread is not None:
+        require_free(request.spread, force, series=True)
     device = pick_device(request.device)
     with warnings_as_remarks(console):
         record = read(request.input, request.format)
         level = noise_level(record, request.sigma)
         scan = make_scan(record, request, device)
-        plan = make_plan(scan, level, request)
+        plan = _make_plan(scan, level, request)
         for line in plan.lines():
             console.print(escape(line))
-        _require_fitting(request.output, scan)
+        _require_fitting(scan, *(one for one in (request.output, request.spread) if one is not None))
         settings = _settings(request) | {"plan": plan.settings}
         folder = WorkFolder(request.output, key_of(settings | {"input": digest(request.input), "versions": versions()}))
         with noticing_interrupts() as stop:
@@ -108,8 +142,11 @@ def run_request(request: Request, *, force: bool, quiet: bool, console: Console)
                 results = _solve_all(plan, folder, stop, quiet, console)
             finally:
                 folder.remove_if_empty()
-            finished = sum(Status.INTERRUPTED not in one.status for one in results)
+            _remark(results, console)
+            finished = sum(one.whole for one in results)
             about = settings | _account(results, scan.count, finished, time.perf_counter() - start)
+            if request.spread is not None:
+                write(request.spread, _spread(results, scan, console), overwrite=force)
             write_both(request.output, scan.image(_stacked(results, scan)), sidecar, about, force)
     if finished < scan.count:
         raise InterruptedRunError(
@@ -118,6 +155,16 @@ def run_request(request: Request, *, force: bool, quiet: bool, console: Console)
         )
     folder.remove()
     return about
+
+
+def _make_plan(scan: Scan, level: NoiseLevel, request: Request) -> AnyPlan:
+    """By what the user calls a prior."""
+    if is_learned(request.prior):
+        return make_learned_plan(scan, level, request)
+    for flag, used in (("samples", request.samples != 1), ("with", request.beside is not None)):
+        if used:
+            raise ValueError(f"--{flag} goes with a learned prior; give --prior with one of {', '.join(config.PRIORS)}")
+    return make_plan(scan, level, request)
 
 
 def pick_device(name: str) -> torch.device:
@@ -157,8 +204,6 @@ def make_scan(record: Record, request: Request, device: torch.device) -> Scan:
 
 
 def _asks_for_mri(operator: str | None) -> bool:
-    from invreg import config
-
     return operator is not None and config.OPERATORS.get(config.parse(operator).name) in (
         MaskedFourier,
         Sense,
@@ -178,9 +223,9 @@ def _read_maps(path: Path | None, record: KSpace) -> Tensor | None:
     return found.data if found.data.ndim == record.data.ndim else found.data[None]
 
 
-def _solve_all(plan: Plan, folder: WorkFolder, stop: Event, quiet: bool, console: Console) -> list[Reconstruction]:
+def _solve_all(plan: AnyPlan, folder: WorkFolder, stop: Event, quiet: bool, console: Console) -> list[Finished]:
     """Reconstructions of the slices in order, as far as the user let it come; finished ones go through the folder."""
-    results: list[Reconstruction] = []
+    results: list[Finished] = []
     count, iterations = plan.scan.count, plan.iterations
     with progress_bar(quiet) as bar:
         task = bar.add_task("reconstructing", total=count * iterations)
@@ -190,17 +235,17 @@ def _solve_all(plan: Plan, folder: WorkFolder, stop: Event, quiet: bool, console
             if known is None and not stop.is_set():
                 bar.update(task, completed=done, description=f"slice {index + 1} of {count}")
                 known = plan.solve(index, stop, lambda k, done=done: bar.update(task, completed=done + k))  # type: ignore[misc]
-                if known is not None and Status.NOT_FINITE in known.status:
+                if known is not None and Status.NOT_FINITE in known.result.status:
                     raise RuntimeError(
-                        f"slice {index}: NaN or Inf after {known.iterations} iterations; "
+                        f"slice {index}: NaN or Inf after {known.result.iterations} iterations; "
                         "use a smaller step size or another algorithm, or look at the data"
                     )
-                if known is not None and Status.INTERRUPTED not in known.status:
+                if known is not None and known.whole:
                     folder.store(index, known)
             if known is None:
                 break
             results.append(known)
-            if Status.INTERRUPTED in known.status:
+            if not known.whole:
                 break
     if not results:
         raise InterruptedRunError("interrupted before the first image; nothing was written")
@@ -209,23 +254,50 @@ def _solve_all(plan: Plan, folder: WorkFolder, stop: Event, quiet: bool, console
     return results
 
 
-def _stacked(results: list[Reconstruction], scan: Scan) -> Tensor:
+def _remark(results: list[Finished], console: Console) -> None:
+    """Say once for each reason which slices should not be believed as they are."""
+    found: dict[str, list[int]] = {}
+    for index, one in enumerate(results):
+        for reason in one.reasons:
+            found.setdefault(reason, []).append(index)
+    for reason, slices in list(found.items())[:REASONS]:
+        where = f"slice {slices[0]}" if len(slices) == 1 else f"slices {', '.join(map(str, slices))}"
+        console.print(f"[yellow]look twice:[/yellow] {where}: {escape(reason)}")
+    if len(found) > REASONS:
+        console.print(f"[yellow]look twice:[/yellow] {len(found) - REASONS} more reasons are in the sidecar")
+
+
+def _stacked(results: list[Finished], scan: Scan) -> Tensor:
     """All slices in the units of the file; slices that were not reached are 0."""
-    x = torch.cat([one.x.detach().cpu() for one in results]) * scan.scale
+    x = torch.cat([one.result.x.detach().cpu() for one in results]) * scan.scale
     missing = scan.count - len(results)
     return x if not missing else torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
 
 
-def _account(results: list[Reconstruction], count: int, finished: int, seconds: float) -> dict[str, Any]:
+def _spread(results: list[Finished], scan: Scan, console: Console) -> Image:
+    """The standard deviations in the units of the image; 0 where there are none."""
+    image = results[0].result.x.detach().cpu()
+    known = [torch.zeros_like(image) if one.std is None else one.std.cpu().to(image.dtype) for one in results]
+    known += [torch.zeros_like(image)] * (scan.count - len(results))
+    without = [index for index in range(scan.count) if index >= len(results) or results[index].std is None]
+    if without:
+        console.print(f"slices {', '.join(map(str, without))} have no spread, for want of samples: it is 0 there")
+    std = torch.cat(known) * scan.scale
+    shown = scan.image(std).abs()
+    return replace(shown, data=shown.data - scan.image(torch.zeros_like(std)).abs().data)  # HU have an offset
+
+
+def _account(results: list[Finished], count: int, finished: int, seconds: float) -> dict[str, Any]:
     slices = [
         {
-            "status": one.status[0].value,
-            "iterations": one.iterations,
-            "seconds": round(one.seconds, 3),
-            "checked": one.history.checked.tolist(),
-            "misfit": _finite(one.history.misfit[:, 0]),
-            "penalty": _finite(one.history.penalty[:, 0]),
-            "change": _finite(one.history.change[:, 0]),
+            "status": one.result.status[0].value,
+            "iterations": one.result.iterations,
+            "seconds": round(one.result.seconds, 3),
+            "checked": one.result.history.checked.tolist(),
+            "misfit": _finite(one.result.history.misfit[:, 0]),
+            "penalty": _finite(one.result.history.penalty[:, 0]),
+            "change": _finite(one.result.history.change[:, 0]),
+            **one.about,
         }
         for one in results
     ]
@@ -234,7 +306,7 @@ def _account(results: list[Reconstruction], count: int, finished: int, seconds: 
         "status": "finished" if finished == count else "interrupted",
         "seconds": round(seconds, 3),
         "versions": versions(),
-        "algorithm settings": results[0].settings,
+        "algorithm settings": results[0].result.settings,
         "slices": slices,
     }
 
@@ -261,11 +333,12 @@ def write_both(output: Path, image: Image, sidecar: Path, about: dict[str, Any],
     write_text(sidecar, text + "\n")
 
 
-def _require_fitting(output: Path, scan: Scan) -> None:
+def _require_fitting(scan: Scan, *outputs: Path) -> None:
     """Refuse a format that cannot hold such images before the work: write zeros of their shape elsewhere."""
     index = reference_slice(scan)
     shape = scan.operator(index).signal_shape
     if shape is None:
         return
     zeros = torch.zeros(scan.count, *shape, dtype=scan.y(index).dtype)
-    rehearse(output, real_if_needed(output, scan.image(zeros)))
+    for path in outputs:
+        rehearse(path, real_if_needed(path, scan.image(zeros)))

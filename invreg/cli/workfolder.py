@@ -7,14 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from invreg._files import write_whole
 from invreg.algorithms.reconstruction import Reconstruction
+from invreg.cli.finished import Finished
 from invreg.cli.report import write_text
 
 BLOCK = 1 << 22
 
 
 class WorkFolder:
-    """A hidden folder `.NAME.invreg` beside the output: one file for each finished slice, written whole or not at all.
+    """A hidden folder `.NAME.invreg` beside the output: two files for each finished slice, written whole or not at all.
 
     Slices count only if they were made from the same input by the same settings, which `key` stands for.
 
@@ -36,19 +41,24 @@ class WorkFolder:
         self.path.mkdir(exist_ok=True)
         write_text(self._about, json.dumps({"key": key}))
 
-    def load(self, index: int) -> Reconstruction | None:
+    def load(self, index: int) -> Finished | None:
         """A finished slice, None if there is none."""
-        file = self._file(index)
-        if not file.is_file():
+        file, more = self._file(index), self._more(index)
+        if not file.is_file() or not more.is_file():
             return None
         try:
-            return Reconstruction.load(file)
-        except ValueError:  # damaged by something else than us: do it again
+            with safe_open(more, "pt") as opened:
+                about = json.loads((opened.metadata() or {})["about"])
+                std = opened.get_tensor("std") if "std" in opened.keys() else None  # noqa: SIM118
+            return Finished(Reconstruction.load(file), std, about)
+        except (ValueError, KeyError, SafetensorError):  # damaged by something else than us: do it again
             return None
 
-    def store(self, index: int, result: Reconstruction) -> None:
-        """Keep a finished slice."""
-        result.save(self._file(index))
+    def store(self, index: int, done: Finished) -> None:
+        """Keep a finished slice; its image last, since what has one is taken for finished."""
+        tensors = {} if done.std is None else {"std": done.std.detach().cpu().contiguous()}
+        write_whole(self._more(index), save(tensors, {"about": json.dumps(done.about)}))
+        done.result.save(self._file(index))
 
     def remove_if_empty(self) -> None:
         """Forget everything unless a slice is finished."""
@@ -62,6 +72,9 @@ class WorkFolder:
 
     def _file(self, index: int) -> Path:
         return self.path / f"slice_{index:05d}.safetensors"
+
+    def _more(self, index: int) -> Path:
+        return self.path / f"about_{index:05d}.safetensors"
 
     def _stored_key(self) -> str | None:
         try:

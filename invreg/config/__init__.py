@@ -21,9 +21,11 @@ from invreg.config.names import (
     SLOTS,
     SOLVERS,
     USUAL,
+    WEIGHTINGS,
     WEIGHTS,
 )
-from invreg.config.shipped import SHIPPED, shipped_info, shipped_prior
+from invreg.config.presets import PRESETS, LearnedMethod, Preset, learned_method
+from invreg.config.shipped import PRIORS, SHIPPED, LearnedPrior, learned_prior, shipped_info, shipped_prior
 from invreg.config.spec import Spec, build, choose, keys, parse, plain, required, summary
 from invreg.config.yaml_files import read_settings, read_yaml
 
@@ -40,6 +42,8 @@ __all__ = [
     "OPERATORS",
     "OPTIMIZERS",
     "PATHS",
+    "PRESETS",
+    "PRIORS",
     "REGULARIZERS",
     "RULES",
     "SAVED",
@@ -48,13 +52,19 @@ __all__ = [
     "SLOTS",
     "SOLVERS",
     "USUAL",
+    "WEIGHTINGS",
     "WEIGHTS",
+    "LearnedMethod",
+    "LearnedPrior",
+    "Preset",
     "Spec",
     "algorithm",
     "build",
     "choose",
     "from_pretrained",
     "keys",
+    "learned_method",
+    "learned_prior",
     "parse",
     "part",
     "plain",

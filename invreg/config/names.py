@@ -9,6 +9,7 @@ from invreg import algorithms, data, models, operators, regularizers, solvers
 from invreg.algorithms.loop import Algorithm
 from invreg.interfaces import Operator, Regularizer
 from invreg.models import denoiser, noise_path, unet
+from invreg.regularizers import red_diff
 from invreg.training import (
     cnf,
     denoising,
@@ -57,11 +58,11 @@ ALGORITHMS: Mapping[str, type[Algorithm[Any, Any]]] = {
     "gradient-descent": algorithms.GradientDescent,
     "hqs": algorithms.HQS,
     "pdhg": algorithms.PDHG,
+    "predictor-corrector": algorithms.PredictorCorrector,
     "proximal-gradient": algorithms.ProximalGradient,
     "sirt": algorithms.SIRT,
     "variational": algorithms.Variational,
 }
-
 
 RULES: Mapping[str, type[Any]] = {
     "discrepancy": algorithms.Discrepancy,
@@ -69,7 +70,6 @@ RULES: Mapping[str, type[Any]] = {
     "lcurve": algorithms.LCurve,
     "sure": algorithms.SURE,
 }
-
 
 METHODS: Mapping[str, type[Any]] = {
     "auto-switch": solvers.AutoSwitch,
@@ -117,6 +117,7 @@ ADJOINTS: Mapping[str, type[Any]] = {
 SOLVERS: Mapping[str, type[Any]] = {"noisy-solver": solvers.NoisySolver, "solver": solvers.Solver}
 
 MODELS: Mapping[str, type[torch.nn.Module]] = {
+    "calibrated": models.Calibrated,
     "cnf": cnf.CNF,
     "concat-squash": models.ConcatSquash,
     "convex-cnn": models.ConvexCNN,
@@ -130,6 +131,8 @@ MODELS: Mapping[str, type[torch.nn.Module]] = {
     "neural-ode": neural_ode.NeuralODE,
     "neural-sde": neural_sde.NeuralSDE,
     "series-encoder": models.SeriesEncoder,
+    "slices": models.Slices,
+    "tiles": models.Tiles,
     "time-mlp": models.TimeMLP,
     "unet": unet.UNet,
 }
@@ -166,6 +169,16 @@ WEIGHTS: Mapping[str, Any] = {
     "exponential": regularizers.Exponential,
     "linear": regularizers.Linear,
     "warm-up": latent_ode.warm_up,
+}
+
+WEIGHTINGS: Mapping[str, Any] = {
+    "clipped": red_diff.clipped,
+    "constant": red_diff.constant,
+    "linear": red_diff.linear,
+    "logarithmic": red_diff.logarithmic,
+    "root": red_diff.root,
+    "square": red_diff.square,
+    "two-thirds": red_diff.two_thirds,
 }
 
 LOSSES: Mapping[str, Any] = {"cross-entropy": torch.nn.functional.cross_entropy, "mse": torch.nn.functional.mse_loss}

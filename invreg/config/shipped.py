@@ -1,19 +1,89 @@
-"""Trained priors that ship with the package, by name."""
+"""Trained priors by what users write: those that ship with the package by name, others by their folder."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import as_file, files
 from typing import Any
 
 from invreg._check import unknown_name
-from invreg.config.build import from_pretrained
+from invreg.config.names import SAVED
+from invreg.config.spec import Spec, choose
 from invreg.interfaces import Denoiser
-from invreg.models.pretrained import info_of
+from invreg.models import from_diffusers, pretrained
 
 SHIPPED: Mapping[str, str] = {"brain": "a diffusion model of complex brain MR images of any contrast"}
 """What there is, in a line each; the folder of each in invreg/assets holds its card."""
+
+PRIORS: Mapping[str, str] = {
+    **SHIPPED,
+    "diffusers": "diffusers:folder=PATH, a local folder of diffusers",
+    "model": "model:folder=PATH, a folder of save_pretrained",
+}
+"""What `learned_prior` reads."""
+
+_OPTIONS = {"diffusers": ("folder", "layout", "offset", "scale"), "model": ("folder", "offset", "scale")}
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedPrior:
+    """A denoiser and what is known of it.
+
+    Args:
+        denoiser: on the CPU, in evaluation mode, in its own units.
+        info: its card: range of values, pixel sizes, how it was trained; empty where there is none.
+        scale, offset: an image, of values 0 to 1, is scale * (one as the denoiser knows it) + offset.
+    """
+
+    denoiser: Denoiser
+    info: Mapping[str, Any]
+    scale: float
+    offset: float
+
+
+def learned_prior(spec: Spec) -> LearnedPrior:
+    """A trained denoiser from what `NAME[:key=value,...]` says, NAME one of `PRIORS`.
+
+    The options scale and offset win over what the card says under these words. Where neither does, networks of
+    diffusers are taken to see images within -1 and 1, others within 0 and 1.
+
+    Raises:
+        FileNotFoundError, ImportError: a folder or a file of it is missing, or diffusers is.
+        TypeError, ValueError: an unknown name or option, a folder of another kind, or a model that is no denoiser.
+    """
+    choose("prior", spec.name, PRIORS)
+    known = _OPTIONS.get(spec.name, ("offset", "scale"))
+    for key in spec.options:
+        if key not in known:
+            raise ValueError(unknown_name(f"option of {spec.name}", key, known))
+    denoiser, info = _read(spec)
+    usual = {"scale": 0.5, "offset": 0.5} if spec.name == "diffusers" else {"scale": 1.0, "offset": 0.0}
+    said = {**usual, **{key: one for key, one in info.items() if key in usual}, **spec.options}
+    return LearnedPrior(denoiser, info, _number("scale", said), _number("offset", said))
+
+
+def _read(spec: Spec) -> tuple[Denoiser, Mapping[str, Any]]:
+    if spec.name in SHIPPED:
+        return shipped_prior(spec.name), shipped_info(spec.name)
+    folder = spec.options.get("folder")
+    if not isinstance(folder, str):
+        raise TypeError(f"{spec.name} needs folder, a path; write {spec.name}:folder=./NAME")
+    if spec.name == "diffusers":
+        layout = spec.options.get("layout")
+        return from_diffusers(folder, layout=None if layout is None else str(layout)), {}
+    model = pretrained.from_pretrained(folder, SAVED)
+    if not isinstance(model, Denoiser):
+        raise ValueError(f"{folder} must hold a denoiser, got {type(model).__name__}; it is no prior of images")
+    return model, pretrained.info_of(folder)
+
+
+def _number(key: str, options: Mapping[str, Any]) -> float:
+    value = options[key]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{key} of a prior must be a number, got {value!r}")
+    return float(value)
 
 
 def shipped_prior(name: str) -> Denoiser:
@@ -23,7 +93,7 @@ def shipped_prior(name: str) -> Denoiser:
         ValueError: an unknown name.
     """
     with as_file(files("invreg.assets") / _folder(name)) as folder:
-        model = from_pretrained(folder)
+        model = pretrained.from_pretrained(folder, SAVED)
     assert isinstance(model, Denoiser)
     return model
 
@@ -31,7 +101,7 @@ def shipped_prior(name: str) -> Denoiser:
 def shipped_info(name: str) -> Mapping[str, Any]:
     """What its card says in numbers: range of values, pixel sizes, noise levels, data, how it was trained."""
     with as_file(files("invreg.assets") / _folder(name)) as folder:
-        return info_of(folder)
+        return pretrained.info_of(folder)
 
 
 @cache

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from invreg import __version__
+from invreg import __version__, config
 
 
 def test_help_and_version_are_shown(invoke) -> None:
@@ -18,8 +18,12 @@ def test_help_and_version_are_shown(invoke) -> None:
 
 def test_list_has_one_line_each(invoke) -> None:
     found = invoke("list", "--json").json
-    assert set(found) == {"operators", "regularizers", "algorithms", "formats", "models", "objectives", "data"}
+    assert set(found) == {
+        "operators", "regularizers", "algorithms", "priors", "samplers", "formats", "models", "objectives", "data"
+    }  # fmt: skip
     assert found["regularizers"]["tv"]
+    assert "brain" in found["priors"]
+    assert set(found["samplers"]) == set(config.PRESETS)
     assert set(invoke("list", "formats", "--json").json) == {"formats"}
     assert "pdhg" in invoke("list", "algorithms").out
     bad = invoke("list", "algoritms")

@@ -1,0 +1,153 @@
+"""`--prior` of learned priors: a denoiser that takes the images of a scan, in their units."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invreg import config
+from invreg.cli.pipeline import Scan, reference_slice
+from invreg.interfaces import Denoiser
+from invreg.models import Calibrated, NetworkDenoiser, Slices
+
+SLICES_AT_ONCE = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A learned prior for the images of a scan.
+
+    Args:
+        denoiser: of images as the scan's operators take them, in scaled units, on the scan's device.
+        pixel_sizes: the least and the largest pixel that it has seen, mm; None if unknown.
+        about: plain words and numbers for the sidecar.
+    """
+
+    denoiser: Denoiser
+    pixel_sizes: tuple[float, float] | None
+    about: Mapping[str, Any]
+
+
+def is_learned(text: str | None) -> bool:
+    """Whether `--prior` names a learned one."""
+    return text is not None and config.parse(text).name in config.PRIORS
+
+
+def fitted(text: str, scan: Scan) -> Fitted:
+    """The learned prior of `--prior` for a scan.
+
+    Raises:
+        FileNotFoundError, ImportError, TypeError, ValueError: as `config.learned_prior`, and where the network is for
+            images of another kind.
+    """
+    found = config.learned_prior(config.parse(text))
+    like = _image_like(scan)
+    denoiser = _of_kind(found.denoiser, text, like.is_complex())
+    size = _size(scan, like)
+    scale, offset = (size * one for one in _units(found, denoiser))
+    if (scale, offset) != (1.0, 0.0):
+        denoiser = Calibrated(denoiser, scale, offset)
+    denoiser = denoiser.to(scan.device).requires_grad_(False)
+    _try(denoiser, text, like)
+    for _ in like.shape[3:]:  # slices of a volume, and map sets, are images of their own
+        denoiser = Slices(denoiser, axis=1, batch=SLICES_AT_ONCE)
+    return Fitted(
+        denoiser,
+        _pixel_sizes(found.info),
+        {
+            "prior": text,
+            "prior weights": fingerprint(denoiser),
+            "prior range": f"image = {scale:g} x the network's" + (f" + {offset:g}" if offset else ""),
+        },
+    )
+
+
+def _image_like(scan: Scan) -> Tensor:
+    """Zeros shaped as a slice's image, (1, *signal)."""
+    index = reference_slice(scan)
+    return torch.zeros_like(scan.operator(index).adjoint(scan.y(index)))
+
+
+def _size(scan: Scan, like: Tensor) -> float:
+    """How large the images are, in scaled units: about 1, but for operators that average pixels."""
+    if scan.kind != "image":
+        return 1.0
+    return 1 / float(scan.operator(reference_slice(scan)).normal(torch.ones_like(like)).abs().max())
+
+
+def _of_kind(denoiser: Denoiser, text: str, wants_complex: bool) -> Denoiser:
+    """The denoiser for real or for complex images; that of real ones may take both parts of a complex one."""
+    network = _network(denoiser)
+    if network is None:  # of a kind that does not say; the trial will
+        return denoiser
+    if network.layout == "native":
+        raise ValueError(f"prior {text} is for images with channels; wanted one of a layout for images (y, x)")
+    is_complex = network.layout in ("real2", "parts")
+    if is_complex == wants_complex:
+        return denoiser
+    if is_complex:
+        raise ValueError(
+            f"prior {text} is for complex images, such as those of k-space, but the images of this scan are real; "
+            "take one with a layout for real images, or --prior tv"
+        )
+    if denoiser is not network:
+        raise ValueError(
+            f"prior {text} is for real images, but those of this scan are complex; take one for complex images, save "
+            "the NetworkDenoiser without its wrappers, or use --prior wavelet"
+        )
+    conditions = {name: network.get_buffer(f"condition_{name}") for name in network.conditions}
+    return NetworkDenoiser(network.network, network.path, network.prediction, "parts", conditions)
+
+
+def _network(denoiser: Denoiser) -> NetworkDenoiser | None:
+    """The innermost denoiser, if it is a network's."""
+    inner: Any = denoiser
+    while not isinstance(inner, NetworkDenoiser) and isinstance(getattr(inner, "denoiser", None), Denoiser):
+        inner = inner.denoiser
+    return inner if isinstance(inner, NetworkDenoiser) else None
+
+
+def _units(found: config.LearnedPrior, denoiser: Denoiser) -> tuple[float, float]:
+    """Scale and offset of `Calibrated`, for images of magnitude 0 to 1.
+
+    The parts of a complex image have either sign, so that 0 must stay 0 there; the largest value stays what it is.
+    """
+    network = _network(denoiser)
+    if network is not None and network.layout in ("real2", "parts"):
+        return found.scale + found.offset, 0.0
+    return found.scale, found.offset
+
+
+def _try(denoiser: Denoiser, text: str, like: Tensor) -> None:
+    """Denoise an image of zeros, so that what does not go together is said before the work."""
+    one = like[(0,) * (like.ndim - 2)][None]
+    try:
+        with torch.no_grad():
+            shape = denoiser(one, max(0.1, denoiser.sigma_range[0])).shape
+    except Exception as error:  # a network raises anything
+        reason = " ".join(str(error).split())
+        raise ValueError(f"prior {text} does not take images of {tuple(one.shape[1:])}: {reason}") from error
+    if shape != one.shape:
+        raise ValueError(f"prior {text} must give {tuple(one.shape)} back, got {tuple(shape)}; is it a denoiser?")
+
+
+def _pixel_sizes(info: Mapping[str, Any]) -> tuple[float, float] | None:
+    known = info.get("pixel size (mm)")
+    if not isinstance(known, tuple | list) or len(known) != 2:
+        return None
+    return float(known[0]), float(known[1])
+
+
+def fingerprint(denoiser: Denoiser) -> str:
+    """SHA-256 of the weights and their names, the first 16 digits."""
+    total = hashlib.sha256()
+    for name, value in sorted(denoiser.state_dict().items()):
+        total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        plain = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
+        total.update(plain.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()[:16]
