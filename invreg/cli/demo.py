@@ -11,9 +11,23 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from invreg.algorithms import FISTA, PDHG, SIRT, Algorithm, ConjugateGradient, filtered_backprojection
+from invreg import config
+from invreg.algorithms import (
+    ADMM,
+    DDS,
+    FISTA,
+    PDHG,
+    SIRT,
+    Algorithm,
+    ConjugateGradient,
+    Variational,
+    filtered_backprojection,
+    iterate_posterior,
+)
 from invreg.algorithms.reconstruction import Reconstruction, Status
+from invreg.algorithms.smooth import curvature
 from invreg.cli.figure import draw_comparison
+from invreg.cli.learned import RED_DIFF, RED_DIFF_FROM
 from invreg.cli.noise_level import mean_level
 from invreg.cli.outputs import require_free
 from invreg.cli.pipeline import RELATIVE_WEIGHT, column_norm
@@ -26,8 +40,9 @@ from invreg.mri import espirit
 from invreg.noise import Gaussian
 from invreg.operators import ParallelBeam, Sense, Wavelet
 from invreg.problem import Problem
-from invreg.regularizers import NonNegative, SumOfTerms, TotalVariation, WaveletL1
+from invreg.regularizers import NonNegative, PlugAndPlay, REDDiff, SumOfTerms, TotalVariation, WaveletL1
 
+Method = tuple[str, Callable[[], Tensor]]
 BRAIN_WINDOW = (40.0, 160.0)  # centre and width, HU
 SOFT_TISSUE = (40.0, 400.0)
 
@@ -49,7 +64,7 @@ class Comparison:
 
     about: str
     truth: Tensor
-    methods: tuple[tuple[str, Callable[[], Tensor]], ...]
+    methods: tuple[Method, ...]
     row: Callable[[Tensor], dict[str, float]]
     window: tuple[float, float]
     error_range: float
@@ -157,13 +172,57 @@ def _mri(device: torch.device, seed: int, console: Console) -> Comparison:
     def solved(algorithm: Algorithm[Any, Any], prior: Any) -> Tensor:
         return scale * seen * _finished(algorithm.solve(problem, prior))
 
-    methods: tuple[tuple[str, Callable[[], Tensor]], ...] = (
+    noisy = Problem(operator, problem.y, Gaussian(record.noise_sigma / scale))
+    learned = _learned("brain", noisy, seed, lambda x: scale * seen * x, console)
+    methods: tuple[Method, ...] = (
         ("zero-filling", lambda: back),
         ("CG-SENSE", lambda: solved(ConjugateGradient(iterations=8, rtol=0.0), None)),
         ("wavelet, FISTA", lambda: solved(FISTA(iterations=60, rtol=1e-4), wavelet)),
         ("TV, PDHG", lambda: solved(PDHG(iterations=150, rtol=1e-4), variation)),
+        *learned,
     )
     return Comparison(about, truth, methods, row, (0.0, 0.75), 0.1, "in units of the brightest voxel")
+
+
+def _learned(
+    prior: str, problem: Problem, seed: int, shown: Callable[[Tensor], Tensor], console: Console
+) -> tuple[Method, ...]:
+    """Rows of a prior that ships.
+
+    Args:
+        prior: its name.
+        problem: with the true noise level, in units where images have size 1.
+        seed: of the samplers.
+        shown: from the image of the problem to that of the demo.
+        console: where remarks go.
+    """
+    denoiser = config.shipped_prior(prior).to(problem.y.device)
+    sampler = DDS(iterations=25)
+
+    def mean_of(samples: int) -> Tensor:
+        run = iterate_posterior(sampler, problem, denoiser, samples=samples, batch=1, seed=seed)
+        for _ in run:
+            continue
+        return shown(run.posterior().mean)
+
+    def varied() -> Tensor:
+        back = problem.backprojection()
+        sigma = float(curvature(problem, torch.zeros_like(back))) ** -0.5
+        generator = torch.Generator(back.device).manual_seed(seed)
+        weight = RED_DIFF / sigma
+        belief = REDDiff(denoiser, weight, sigma_max=RED_DIFF_FROM, generator=generator)
+        return shown(_finished(Variational(iterations=60, step_size=0.05).solve(problem, belief)))
+
+    def plugged() -> Tensor:
+        return shown(_finished(ADMM(iterations=12).solve(problem, PlugAndPlay(denoiser))))
+
+    console.print(f"learned prior: {config.SHIPPED[prior]}; for demonstration, not for diagnosis")
+    return (
+        ("RED-Diff", varied),
+        ("DDS, a sample", lambda: mean_of(1)),
+        ("DDS, mean of 4", lambda: mean_of(4)),
+        ("PnP, ADMM", plugged),
+    )
 
 
 def _ct(device: torch.device, seed: int, console: Console) -> Comparison:
@@ -199,7 +258,7 @@ def _ct(device: torch.device, seed: int, console: Console) -> Comparison:
 
     sirt, cg = SIRT(iterations=100, rtol=0.0), ConjugateGradient(iterations=10, rtol=0.0)
     pdhg = PDHG(iterations=150, rtol=1e-4, balance=0.1)
-    methods: tuple[tuple[str, Callable[[], Tensor]], ...] = (
+    methods: tuple[Method, ...] = (
         ("FBP, Hann", lambda: hounsfield(fbp)),
         ("SIRT, 100", lambda: hounsfield(_finished(sirt.solve(plain, None)))),
         ("CGLS, 10", lambda: hounsfield(_finished(cg.solve(plain, None)))),

@@ -393,3 +393,19 @@ def test_photon_counts_weigh_the_rays(invoke, scans: Path, priors: Path, tmp_pat
         assert about["plan"]["noise level"].endswith("(photon counts of the file)")
         head = read(tmp_path / f"{name}.npz").data[0, 12:20, 12:20]
         assert -700 < float(head.median()) < 900, name
+
+
+def test_a_local_folder_of_diffusers_is_a_prior(invoke, scans: Path, tmp_path: Path) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    network = diffusers.UNet2DModel(
+        in_channels=1, out_channels=1, block_out_channels=(8,), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
+    )  # fmt: skip
+    diffusers.DDPMPipeline(network, diffusers.DDPMScheduler()).save_pretrained(tmp_path / "net")
+    write(tmp_path / "image.npz", Image(torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(0)) + 0.1))
+    prior = ("--prior", f"diffusers:folder={tmp_path / 'net'}", *FEW)
+    about = reconstruct(invoke, tmp_path / "image.npz", tmp_path / "x.npz", "--sigma", 0.1, *prior)
+    assert about["plan"]["prior range"] == "image = 0.5 x the network's + 0.5"
+    about = reconstruct(invoke, scans / "mri.npz", tmp_path / "y.npz", *prior)
+    assert about["plan"]["prior range"] == "image = 1 x the network's"

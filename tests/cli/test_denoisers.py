@@ -1,0 +1,45 @@
+"""Learned priors by the words of `--prior`."""
+
+from collections.abc import Mapping
+from importlib.resources import files
+
+import pytest
+import torch
+
+from invreg import config
+from invreg.cli.denoisers import fingerprint, is_learned
+from invreg.models import EDM, NetworkDenoiser, UNet
+
+
+def network(seed: int) -> NetworkDenoiser:
+    torch.manual_seed(seed)
+    return NetworkDenoiser(UNet(1, widths=(4,), blocks=1, fold=1, embedding=4), EDM(0.5), "edm", "channels")
+
+
+def test_learned_priors_are_told_from_others_by_name() -> None:
+    assert is_learned("brain")
+    assert is_learned("model:folder=x")
+    assert is_learned("Diffusers:folder=x")
+    assert not is_learned("tv:weight=1")
+    assert not is_learned("brian")
+    assert not is_learned(None)
+
+
+def test_a_fingerprint_follows_the_weights() -> None:
+    assert fingerprint(network(0)) == fingerprint(network(0)) != fingerprint(network(1))
+    assert fingerprint(network(0).double()) != fingerprint(network(0))
+
+
+@pytest.mark.parametrize("name", sorted(config.SHIPPED))
+def test_shipped_priors_denoise_and_say_what_they_have_seen(name: str) -> None:
+    if not (files("invreg.assets") / f"{name}_prior").is_dir():
+        pytest.skip("not there yet")
+    found = config.learned_prior(config.parse(name))
+    assert isinstance(found.info, Mapping)
+    low, high = found.info["pixel size (mm)"]
+    assert 0 < low < high
+    x = torch.full((1, 24, 24), 0.5, dtype=torch.complex64)
+    noise = torch.randn(1, 24, 24, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    noisy = x + 0.2 * noise
+    with torch.no_grad():
+        assert float((found.denoiser(noisy, 0.2 / 2**0.5) - x).norm()) < 0.5 * float((noisy - x).norm())
