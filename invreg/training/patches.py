@@ -343,8 +343,10 @@ def images(
     if scale is not None:
         require_positive("scale", scale)
     groups = []
-    for given in (files, held_out):
+    for option, given in (("files", files), ("held_out", held_out)):
         named = [given] if isinstance(given, str) else given
+        if not isinstance(named, Sequence) or not all(isinstance(name, str) for name in named):
+            raise TypeError(f"{option} must be a path or a list of paths, as text, got {given!r}")
         groups.append([place for name in named for place in _places(Path(name))])
     twice = {place.resolve() for place in groups[0]} & {place.resolve() for place in groups[1]}
     if twice:

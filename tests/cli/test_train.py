@@ -125,7 +125,7 @@ def test_a_finished_training_is_not_repeated_but_written_again(invoke: Any, tmp_
         ({"data": {"name": "arrays"}}, "arrays needs file"),
         ({"data": "arrays:file=none.npz"}, "none.npz: no such file; check the path"),
         ({"model": 5}, "model must be NAME[:key=value,...] or a mapping with a name, got 5"),
-        ({"model": {"field": "cubic-drift"}}, "model must have a name, one of cnf,"),
+        ({"model": {"field": "cubic-drift"}}, "model must have a name, one of calibrated, cnf,"),
         ({"model": "mpl:inputs=1"}, "unknown model 'mpl'; did you mean 'mlp'"),
         ({"model": {"name": "neural-ode", "feild": 1}}, "unknown option of neural-ode 'feild'; did you mean 'field'"),
         ({"model": {"name": "neural-ode", "field": "time-mpl"}}, "unknown field 'time-mpl'; did you mean 'time-mlp'"),
@@ -366,3 +366,115 @@ def test_a_key_that_is_given_twice_is_refused(invoke: Any, tmp_path: Path) -> No
     done = invoke("train", path)
     assert done.code == 2
     assert "epochs is given twice" in done.err
+
+
+def priors(folder: Path) -> dict[str, dict[str, Any]]:
+    """Recipes of a diffusion denoiser of complex images and of a learned proximal network, on a folder of slices."""
+    scans = folder / "scans"
+    if not scans.exists():
+        scans.mkdir()
+        generator = np.random.default_rng(0)
+        for name in ("a", "b", "c"):
+            parts = generator.normal(size=(2, 3, 20, 24)).cumsum(-1)
+            np.save(scans / f"{name}.npy", parts[0] + 1j * parts[1])
+    common = {"test": 0.4, "batch": 4, "steps": 4, "epochs": ..., "scheduler": ..., "average": 0.5, "optimizer": "adam"}
+    images = {"name": "images", "files": str(scans), "size": 16}
+    unet = "unet:channels=2,widths=[4,4],blocks=1"
+    denoiser = {"name": "network-denoiser", "network": unet, "path": "edm", "prediction": "edm", "layout": "real2"}
+    matching = {"name": "proximal-matching", "sigma": 0.1, "first_gamma": 0.2}
+    return {
+        "denoising": {**common, "data": images, "model": denoiser, "objective": "denoising"},
+        "matching": {
+            **common,
+            "data": {**images, "magnitude": True},
+            "model": "convex-cnn:hidden=4,layers=2",
+            "objective": matching,
+        },
+    }
+
+
+@pytest.mark.parametrize(("kind", "score"), [("denoising", "psnr at 0.1"), ("matching", "rmse")])
+def test_priors_are_trained_on_patches_of_images(invoke: Any, tmp_path: Path, kind: str, score: str) -> None:
+    done = invoke("train", write(tmp_path, **priors(tmp_path)[kind]), "--json")
+    assert done.code == 0, done.err
+    for name in ("model", "averaged"):
+        assert score in done.json[name]["test"]
+    assert done.json["averaged"]["test"] != done.json["model"]["test"]
+    info = info_of(tmp_path / "run" / "model")
+    assert (info["data"]["images"], info["data"]["held out"]) == (6, 3)
+
+
+@pytest.mark.parametrize("kind", ["denoising", "matching"])
+def test_a_prior_that_was_broken_off_ends_as_one_that_was_not(invoke: Any, tmp_path: Path, kind: str) -> None:
+    path = write(tmp_path, **priors(tmp_path)[kind])
+    assert invoke("train", path, "--folder", tmp_path / "whole").code == 0
+    plan = make_plan(read_recipe(path, None), torch.device("cpu"), False)
+    next(plan.training)
+    next(plan.training)
+    plan.training.save()
+    next(plan.training)  # is lost
+    del plan
+    done = invoke("train", path, "--resume")
+    assert done.code == 0, done.err
+    assert "resumed after 2" in done.err
+    for name in ("model", "averaged"):
+        one, other = (from_pretrained(tmp_path / run / name).state_dict() for run in ("whole", "run"))
+        assert all(torch.equal(value, other[key]) for key, value in one.items())
+
+
+def test_the_standard_deviation_of_the_images_is_measured_unless_it_is_said(tmp_path: Path) -> None:
+    content = priors(tmp_path)["denoising"]
+    plan = make_plan(read_recipe(write(tmp_path, **content), None), torch.device("cpu"), False)
+    found = plan.objective.sigma_data
+    assert 0.05 < found < 1
+    assert plan.model.path.sigma_data == found  # type: ignore[union-attr]
+    said = {**content, "model": {**content["model"], "path": "edm:sigma_data=0.3"}, "folder": str(tmp_path / "other")}
+    plan = make_plan(read_recipe(write(tmp_path, **said), None), torch.device("cpu"), False)
+    assert plan.model.path.sigma_data == 0.3  # type: ignore[union-attr]
+
+
+def test_a_learned_prox_of_vectors_is_trained_on_arrays(invoke: Any, tmp_path: Path) -> None:
+    np.save(tmp_path / "points.npy", np.random.default_rng(0).laplace(size=(40, 3)))
+    changes = {"steps": 3, "epochs": ..., "scheduler": ...}
+    data = {"name": "arrays", "file": str(tmp_path / "points.npy")}
+    objective = "proximal-matching:sigma=1.0"
+    path = write(tmp_path, data=data, model="convex-mlp:features=3,hidden=5", objective=objective, **changes)
+    done = invoke("train", path, "--json")
+    assert done.code == 0, done.err
+    assert set(done.json["model"]["test"]) == {"rmse", "matching"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"epochs": 2, "steps": ...}, "data images needs steps in place of epochs"),
+        ({"data": "images:size=8"}, "images needs files"),
+        ({"data": "images:files=nowhere"}, "nowhere: no such file or folder; check the path"),
+        ({"data": "images:files=none"}, "files must be a path or a list of paths, as text, got None"),
+        ({"model": "convex-cnn:kernel=2", "objective": "proximal-matching:sigma=0.1"}, "kernel must be odd, got 2"),
+        ({"objective": "proximal-matching:sigma=0.1"}, "got NetworkDenoiser"),
+    ],
+)
+def test_recipes_of_priors_that_do_not_fit_are_one_line(
+    invoke: Any, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    done = invoke("train", write(tmp_path, **{**priors(tmp_path)["denoising"], **changes}))
+    assert done.code == 2
+    assert said in done.err
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_recipes_of_priors_in_the_docs_train(invoke: Any, tmp_path: Path, number: int) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    content = yaml.safe_load(text.split("```yaml\n")[number + 1].split("```")[0])
+    for name in ("train", "test"):
+        (tmp_path / "scans" / name).mkdir(parents=True)
+        parts = np.random.default_rng(0).normal(size=(2, 1, 64, 64)).cumsum(-1)
+        np.save(tmp_path / "scans" / name / "a.npy", parts[0] + 1j * parts[1])
+    for name in ("files", "held_out"):
+        content["data"][name] = str(tmp_path / content["data"][name])
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**content, "steps": 2, "batch": 2, "folder": str(tmp_path / "run")}))
+    outcome = invoke("train", path)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.count("psnr at 0.1" if number == 1 else "rmse") == 2
