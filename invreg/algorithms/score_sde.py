@@ -13,7 +13,7 @@ from invreg._check import require_count, require_positive
 from invreg.algorithms.loop import Algorithm, starting_point
 from invreg.algorithms.renoise import require_quadratic
 from invreg.interfaces import Denoiser
-from invreg.linalg import expand, inner, largest_eigenvalue
+from invreg.linalg import expand, largest_eigenvalue
 from invreg.problem import Problem
 from invreg.random import Generator, draw
 from invreg.sde import SDE, VE
@@ -69,19 +69,18 @@ class Ancestral(Predictor):
 
 @dataclass(frozen=True)
 class Langevin:
-    """Steps of Langevin dynamics at one noise level: x + (1 + 2 / d) h score + sqrt((2 - r) h) n.
+    """Steps of Langevin dynamics at one noise level: x + h score + sqrt((2 - r) h) n, h = r std^2.
 
-    h = r d / |score|^2 with r = 2 a snr^2, where d is the number of real components of a sample and a is the squared
-    loss of scale in one step of the diffusion. That is the h of Song et al. with norms of each sample for the batch's
-    means, so that a chain does not depend on its company, and with sqrt(d) for |n|, so that a step's length is not tied
-    to its noise. A length that depends on x widens the density that the steps keep by a factor 1 + 2 / d in variance,
-    and steps of finite length by 1 + r / 2; to first order the two corrections undo this for isotropic Gaussians.
+    r = 2 a snr^2, a being the squared loss of scale in one step of the diffusion, std its noise at that level. Song et
+    al. take |n|^2 / |score|^2, averaged over the batch, for std^2; the two agree where noise dominates. Theirs ties
+    chains to their batch, and of one sample it has no mean in two dimensions: where the score is near zero a step would
+    be without bounds. sqrt(2 - r) instead of sqrt(2) takes back what steps of finite length add to the variance.
 
     Args:
         steps: at each noise level.
         snr: of step to noise, > 0 and < 1.
 
-    Source: Song et al. 2021, alg. 4 and 5; the corrections are derived here.
+    Source: Song et al. 2021, alg. 4 and 5, with the length as above.
     """
 
     steps: int = 1
@@ -93,12 +92,10 @@ class Langevin:
         if self.snr >= 1:
             raise ValueError(f"snr must be < 1, got {self.snr}; 0.05 to 0.2 are usual")
 
-    def step(self, x: Tensor, score: Tensor, shrinkage: float, noise: Tensor) -> Tensor:
-        """One step with standard normal noise, (B, *signal); `shrinkage` is a."""
-        power, d = inner(score, score), x[:1].numel() * (2 if x.is_complex() else 1)
+    def step(self, x: Tensor, score: Tensor, std: float, shrinkage: float, noise: Tensor) -> Tensor:
+        """One step with standard normal noise, (B, *signal), at a level of noise `std`; `shrinkage` is a."""
         r = 2 * shrinkage * self.snr**2
-        h = expand(r * d / torch.where(power > 0, power, torch.inf), x)
-        return x + (1 + 2 / d) * h * score + ((2 - r) * h).sqrt() * noise
+        return x + (r * std**2) * score + (math.sqrt((2 - r) * r) * std) * noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +211,8 @@ class PredictorCorrector(Algorithm[Denoiser, PredictorCorrectorState]):
         if not bool(active.any()):
             return noisy
         shrinkage = float(self.sde.transition(earlier, t)[0]) ** 2
-        moved = self.corrector.step(noisy, self.sde.score(prior, noisy, t), shrinkage, noise)
+        std = float(self.sde.std(t))
+        moved = self.corrector.step(noisy, self.sde.score(prior, noisy, t), std, shrinkage, noise)
         return torch.where(expand(active, noisy), moved, noisy)
 
     def _meet(self, problem: Problem, noisy: Tensor, t: float, precision: Tensor) -> Tensor:
