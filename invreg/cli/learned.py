@@ -122,7 +122,7 @@ class LearnedPlan:
         std = None if drawn.std is None else self.scan.covered(index, drawn.std)
         found = judge(
             problem,
-            drawn.result.x,
+            result.x,
             None if reference is None else reference.result.x,
             pixel_size=self.pixel_size,
             trained_sizes=self.prior.pixel_sizes,

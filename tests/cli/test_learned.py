@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from invreg import config
+from invreg._torchvision import guard_torchvision
 from invreg.algorithms import DDS, posterior
 from invreg.cli import learned
 from invreg.cli import reconstruct as command
@@ -395,7 +396,9 @@ def test_photon_counts_weigh_the_rays(invoke, scans: Path, priors: Path, tmp_pat
         assert -700 < float(head.median()) < 900, name
 
 
+@pytest.mark.slow
 def test_a_local_folder_of_diffusers_is_a_prior(invoke, scans: Path, tmp_path: Path) -> None:
+    guard_torchvision()
     diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(0)
     network = diffusers.UNet2DModel(
@@ -409,3 +412,13 @@ def test_a_local_folder_of_diffusers_is_a_prior(invoke, scans: Path, tmp_path: P
     assert about["plan"]["prior range"] == "image = 0.5 x the network's + 0.5"
     about = reconstruct(invoke, scans / "mri.npz", tmp_path / "y.npz", *prior)
     assert about["plan"]["prior range"] == "image = 1 x the network's"
+
+
+def test_only_where_the_coils_see_is_an_image_compared(invoke, scans: Path, priors: Path, tmp_path: Path) -> None:
+    words = ("--prior", f"model:folder={priors / 'complex'}", "--iterations", 30)
+    about = reconstruct(invoke, scans / "mri.npz", tmp_path / "x.npz", *words)
+    reconstruct(invoke, scans / "mri.npz", tmp_path / "tv.npz", "--prior", "tv", "--algorithm", "pdhg:rtol=1e-4",
+                "--iterations", 150)  # fmt: skip
+    x, tv = (read(tmp_path / name).data.abs() for name in ("x.npz", "tv.npz"))
+    found = about["slices"][0]["trust"]["difference from tv"]
+    assert found == pytest.approx(float((x - tv).norm() / tv.norm()), rel=1e-3)
