@@ -82,7 +82,8 @@ def cg(
     `check_every` iterations. Solving for c b gives c times the path of b, whatever the scale.
     Where the recurrence meets the tolerance, the true residual is computed, and the iteration restarts from it if it
     does not (by ten machine epsilons), so the one reported is true; a tolerance below what the precision allows, about
-    the epsilon times the condition number, reads as not converged. With rtol = 0 the recurrence is taken at its word.
+    the epsilon times the condition number, reads as not converged. With rtol = 0 the recurrence is taken at its word,
+    down to rounding.
     The backward pass solves one more system with H to the same tolerance; gradients reach b and every tensor that
     `apply` closes over. Differentiable once.
 
@@ -150,6 +151,17 @@ class _ImplicitSolution(torch.autograd.Function):
 def _cg(
     apply: Map, b: Tensor, x0: Tensor | None, rtol: float, iterations: int, check_every: int, preconditioner: Map | None
 ) -> LinearSolve:
+    if b.is_complex():  # complex arithmetic is several times slower than that of the two parts
+        found = _cg(
+            _on_parts(apply),
+            _real_view(b),
+            None if x0 is None else _real_view(x0.to(b.dtype)),
+            rtol,
+            iterations,
+            check_every,
+            None if preconditioner is None else _on_parts(preconditioner),
+        )
+        return LinearSolve(torch.view_as_complex(found.x), found.residual, found.iterations, found.converged)
     size = norm(b)
     solvable = size > 0
     unit = expand(torch.where(solvable, size, 1), b)
@@ -162,6 +174,8 @@ def _cg(
     threshold = rtol * solvable.to(size.dtype)
     accepted = (rtol + 10 * torch.finfo(size.dtype).eps) * solvable.to(size.dtype) if rtol else threshold
     goal, start = threshold, torch.full_like(size, torch.inf)
+    if not rtol:  # behind rounding there is nothing to follow, and a singular H would lead astray
+        goal = torch.finfo(size.dtype).eps * solvable.to(size.dtype)
     taken, left = torch.zeros_like(size, dtype=torch.int64), iterations
     while True:
         x, error, steps, used = _descend(apply, preconditioner, x, residual, goal, left, check_every if rtol else 0)
@@ -178,6 +192,11 @@ def _cg(
     return LinearSolve(x * unit, error, taken, (error <= accepted) & size.isfinite())
 
 
+def _on_parts(apply: Map) -> Map:
+    """The same map between real and imaginary parts on a last axis of their own."""
+    return lambda parts: _real_view(apply(torch.view_as_complex(parts)))
+
+
 def _descend(
     apply: Map, preconditioner: Map | None, x: Tensor, residual: Tensor, goal: Tensor, iterations: int, check_every: int
 ) -> tuple[Tensor, Tensor, Tensor, int]:
@@ -191,11 +210,11 @@ def _descend(
             return x, error, taken, k
         image = apply(direction)
         step = torch.where(active, _divide(rho, inner(direction, image)), 0)
-        x = torch.addcmul(x, expand(step, x).to(x.dtype), direction)
-        residual = torch.addcmul(residual, expand(-step, x).to(x.dtype), image)
+        x = torch.addcmul(x, expand(step, x), direction)
+        residual = torch.addcmul(residual, expand(step, x), image, value=-1)
         z = residual if preconditioner is None else preconditioner(residual)
         rho_next = inner(residual, z)
-        direction = torch.addcmul(z, expand(_divide(rho_next, rho), x).to(x.dtype), direction)
+        direction = torch.addcmul(z, expand(_divide(rho_next, rho), x), direction)
         taken = taken + active
         squared = rho_next if preconditioner is None else inner(residual, residual)
         error = torch.where(active, squared.clamp_min(0).sqrt(), error)

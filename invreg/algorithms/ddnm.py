@@ -65,7 +65,7 @@ class DDNM(DiffusionSampler):
         return level.lower * math.sqrt(1 - self.eta**2) / torch.where(memory.noise > 0, memory.noise, 1)
 
     def renoise(self, problem: Problem, estimate: Estimate, noisy: Tensor, level: Level) -> Tensor:
-        direction = (noisy - estimate.denoised) / level.sigma
+        direction = (noisy - estimate.denoised) * (1 / level.sigma)
         if not self.noise_aware:
             return mixed_noise(estimate.consistent, direction, level.lower, self.eta, self.generator)
         memory: SpectralData = estimate.memory

@@ -20,7 +20,7 @@ from invreg.algorithms.renoise import (
 )
 from invreg.algorithms.smooth import curvature, inverse
 from invreg.algorithms.splitting import Terms, apply, apply_adjoint, apply_normal, terms_of
-from invreg.interfaces import Splitting
+from invreg.interfaces import Proximal, Splitting
 from invreg.linalg import cg, expand, largest_eigenvalue
 from invreg.problem import Problem
 
@@ -41,7 +41,7 @@ class DDS(DiffusionSampler):
         eta: fraction of fresh noise, 0 (deterministic) to 1. The authors use 0.15, 0.5 and 0.8 for 20, 50 and 100
             iterations with a fixed gamma; 1 is best where gamma follows sigma.
         inner_iterations: conjugate gradients of each data step, from D.
-        regularizer: R, with terms (`TotalVariation`, sums, ...), None for none.
+        regularizer: R, with terms or a prox (`TotalVariation`, `WaveletL1`, sums, ...), None for none.
         rho: ADMM's penalty; default |A|^2 / sigma_y^2 over |sum_i L_i^H L_i| of each sample.
         rounds: iterations of ADMM in each step, where there is R.
 
@@ -64,9 +64,10 @@ class DDS(DiffusionSampler):
         require_fraction("eta", self.eta)
         require_count("inner_iterations", self.inner_iterations)
         require_count("rounds", self.rounds)
-        if self.regularizer is not None and not isinstance(self.regularizer, Splitting):
+        if self.regularizer is not None and not isinstance(self.regularizer, Splitting | Proximal):
             raise TypeError(
-                f"regularizer must have terms, as TotalVariation has, got {type(self.regularizer).__name__}"
+                "regularizer must have terms or a prox, as TotalVariation and WaveletL1 have, got "
+                f"{type(self.regularizer).__name__}"
             )
         if self.rho is not None:
             require_positive("rho", self.rho)
@@ -96,7 +97,7 @@ class DDS(DiffusionSampler):
         return problem.prox(denoised, variance, x0=denoised, rtol=0, iterations=n, check_every=n), None
 
     def renoise(self, problem: Problem, estimate: Estimate, noisy: Tensor, level: Level) -> Tensor:
-        direction = (noisy - estimate.denoised) / level.sigma
+        direction = (noisy - estimate.denoised) * (1 / level.sigma)
         return mixed_noise(estimate.consistent, direction, level.lower, self.eta, self.generator)
 
     def _variance(self, problem: Problem, level: Level, like: Tensor) -> Tensor | float:

@@ -61,7 +61,7 @@ class DiffPIR(DiffusionSampler):
         return problem.prox(denoised, variance, x0=denoised, rtol=0, iterations=n, check_every=n), None
 
     def renoise(self, problem: Problem, estimate: Estimate, noisy: Tensor, level: Level) -> Tensor:
-        direction = (noisy - estimate.consistent) / level.sigma
+        direction = (noisy - estimate.consistent) * (1 / level.sigma)
         return mixed_noise(
             estimate.consistent, direction, level.lower, math.sqrt(self.zeta), self.generator, math.sqrt(1 - self.zeta)
         )

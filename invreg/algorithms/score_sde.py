@@ -230,9 +230,11 @@ class PredictorCorrector(Algorithm[Denoiser, PredictorCorrectorState]):
         stray = math.sqrt(2) / sigma * expand(root, stray) * level * stray
         mask = problem.operator.sampled()
         data = problem.y + (stray if mask is None else torch.where(mask, stray, 0))
-        moved = replace(problem, y=data).prox(noisy / scale - tau * noise, sigma**2) + tau * noise
+        found = replace(problem, y=data).prox(noisy / scale - tau * noise, sigma**2, rtol=_ACCURATE)
+        moved = found + tau * noise
         return torch.where(expand(informed, noisy), scale * moved, noisy)
 
 
+_ACCURATE = 1e-4  # of a data step, relative: far below the noise that is added behind it
 _CLEAR = 10.0  # sigma^2 in units of the variance of y, above which data bring back what a Langevin step forgets
 _EXAMPLES = {"sde": "VE() or VP()", "predictor": "ReverseDiffusion() or Ancestral()", "corrector": "Langevin() or None"}

@@ -12,7 +12,7 @@ from invreg.interfaces import LinearOperator
 from invreg.operators.fourier import CUTOFF
 from invreg.random import draw
 
-MOST_ENTRIES = 4096
+MOST_ENTRIES = 1024
 """Of a signal whose operator is decomposed by brute force."""
 BLOCK = 256
 """Columns of a matrix that are computed at once."""

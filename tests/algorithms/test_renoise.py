@@ -116,7 +116,7 @@ def test_uniform_steps_reach_far_up_for_every_count() -> None:
         (
             lambda: DDS(regularizer=object()),
             TypeError,
-            "regularizer must have terms, .*, got object",
+            "regularizer must have terms or a prox, .*, got object",
         ),
         (lambda: DiffPIR(strength=0.0), ValueError, "strength must be"),
         (lambda: DiffPIR(zeta=-0.1), ValueError, "zeta must be"),
@@ -209,7 +209,9 @@ def alone(problem: Problem, i: int) -> Problem:
 
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize(
-    ("make", "bound"), [(real_problem, 1e-10), (complex_problem, 1e-10), (network_problem, 1e-4)], ids=str
+    ("make", "bound"),
+    [(real_problem, 1e-10), (complex_problem, 1e-10), (network_problem, 1e-4)],
+    ids=["real", "complex", "network"],
 )
 def test_a_chain_does_not_depend_on_its_batch(
     make: Callable[[], tuple[Problem, Denoiser]], bound: float, name: str
