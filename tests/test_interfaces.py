@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from invreg.interfaces import LinearOperator, NormalSolvable, Operator, Regularizer
-from invreg.linalg import operator_norm
+from invreg.lanczos import operator_norm
 from invreg.operators import Blur, Fourier, Mask, MatrixSensing, PhaseRetrieval
 from invreg.random import draw
 from invreg.testing import adjoint_gap, normal_gap, relative_gap, vjp_gap

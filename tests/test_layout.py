@@ -20,6 +20,7 @@ FLOORS: dict[str, float] = {
     **dict.fromkeys(("moments", "sample_distance"), 1.1),
     **dict.fromkeys(("_store", "interfaces", "_channels", "metrics", "phantom", "assets"), 1.1),
     **dict.fromkeys(("linalg", "data"), 1.2),
+    "lanczos": 1.3,
     # 2: physics, models, data
     **dict.fromkeys(("noise", "operators", "models", "transport", "collocation"), 2.0),
     **dict.fromkeys(("problem", "mri", "sde"), 2.1),

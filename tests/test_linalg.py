@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from invreg.interfaces import LinearOperator
-from invreg.linalg import LinearSolve, cg, expand, inner, largest_eigenvalue, lsqr, norm, operator_norm, solve_normal
+from invreg.lanczos import largest_eigenvalue, operator_norm
+from invreg.linalg import LinearSolve, cg, expand, inner, lsqr, norm, solve_normal
 from invreg.operators import Blur, Mask, MatrixSensing, gaussian_kernel
 from invreg.random import draw
 from invreg.testing import gradient_gap, relative_gap

@@ -21,7 +21,8 @@ from invreg.algorithms.splitting import (
     balanced,
     terms_of,
 )
-from invreg.linalg import cg, expand, inner, largest_eigenvalue, norm
+from invreg.lanczos import largest_eigenvalue
+from invreg.linalg import cg, expand, inner, norm
 from invreg.problem import Problem
 
 MOST_RATIO = 100

@@ -21,7 +21,8 @@ from invreg.algorithms.renoise import (
 from invreg.algorithms.smooth import curvature, inverse
 from invreg.algorithms.splitting import Terms, apply, apply_adjoint, apply_normal, terms_of
 from invreg.interfaces import Proximal, Splitting
-from invreg.linalg import cg, expand, largest_eigenvalue
+from invreg.lanczos import largest_eigenvalue
+from invreg.linalg import cg, expand
 from invreg.problem import Problem
 
 

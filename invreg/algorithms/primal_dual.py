@@ -12,7 +12,8 @@ from invreg.algorithms.loop import Algorithm, starting_point
 from invreg.algorithms.smooth import annealed, curvature, inverse
 from invreg.algorithms.splitting import SplittablePrior, apply, apply_adjoint, apply_normal, balanced, terms_of
 from invreg.interfaces import LinearOperator, Proximal, ProximalNoise
-from invreg.linalg import expand, inner, largest_eigenvalue, norm
+from invreg.lanczos import largest_eigenvalue
+from invreg.linalg import expand, inner, norm
 from invreg.problem import Problem
 
 Blocks = tuple[tuple[LinearOperator | None, Proximal], ...]

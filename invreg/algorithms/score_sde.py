@@ -13,7 +13,8 @@ from invreg._check import require_count, require_positive
 from invreg.algorithms.loop import Algorithm, starting_point
 from invreg.algorithms.renoise import require_quadratic
 from invreg.interfaces import Denoiser
-from invreg.linalg import expand, largest_eigenvalue
+from invreg.lanczos import largest_eigenvalue
+from invreg.linalg import expand
 from invreg.problem import Problem
 from invreg.random import Generator, draw
 from invreg.sde import SDE, VE

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from invreg.interfaces import Regularizer
-from invreg.linalg import expand, inner, largest_eigenvalue
+from invreg.lanczos import largest_eigenvalue
+from invreg.linalg import expand, inner
 from invreg.problem import Problem
 
 P = TypeVar("P")

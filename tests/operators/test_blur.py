@@ -4,7 +4,8 @@ import pytest
 import torch
 from scipy import ndimage, signal
 
-from invreg.linalg import cg, operator_norm, solve_normal
+from invreg.lanczos import operator_norm
+from invreg.linalg import cg, solve_normal
 from invreg.operators import Blur, ValidBlur, gaussian_kernel, motion_kernel
 from invreg.random import draw
 from invreg.testing import relative_gap

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from invreg.linalg import cg, operator_norm, solve_normal
+from invreg.lanczos import operator_norm
+from invreg.linalg import cg, solve_normal
 from invreg.operators import Blur, Downsample
 from invreg.random import draw
 from invreg.testing import adjoint_gap, relative_gap

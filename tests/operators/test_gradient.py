@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from invreg.linalg import operator_norm
+from invreg.lanczos import operator_norm
 from invreg.operators import Gradient, SymmetrizedGradient
 from invreg.random import draw
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from invreg.linalg import operator_norm, solve_normal
+from invreg.lanczos import operator_norm
+from invreg.linalg import solve_normal
 from invreg.operators import MaskedFourier, Sense, SoftSense, centred_fft, sense
 from invreg.problem import Problem
 from invreg.random import draw

@@ -4,7 +4,8 @@ import pytest
 import torch
 from scipy.linalg import hadamard
 
-from invreg.linalg import operator_norm, solve_normal
+from invreg.lanczos import operator_norm
+from invreg.linalg import solve_normal
 from invreg.operators import HadamardSensing, MatrixSensing, bernoulli_matrix, gaussian_matrix, hadamard_sensing
 from invreg.random import draw
 from invreg.testing import relative_gap
