@@ -143,7 +143,7 @@ def methods(problem: Problem, weights: Mapping[str, float], name: str) -> Mappin
         "DPS": (100, lambda: DPS(iterations=100, weight=3.0).solve(problem, d).x),
         "DiffPIR": (50, lambda: DiffPIR(iterations=50).solve(problem, d).x),
         "DDS": (50, lambda: DDS().solve(problem, d).x),
-        "DDS, mean of 8": (50 * SAMPLES, lambda: posterior(DDS(), problem, d, samples=SAMPLES, batch=SAMPLES)),
+        "DDS (mean of 8)": (50 * SAMPLES, lambda: posterior(DDS(), problem, d, samples=SAMPLES, batch=SAMPLES)),
         "DDS + TV": (50, lambda: DDS(regularizer=variation, inner_iterations=8).solve(problem, d).x),
     }
 

@@ -117,7 +117,8 @@ class DDS(DiffusionSampler):
         """Iterations of ADMM on misfit + |x - D|^2 / (2 v) + R, from D and the splits and duals of the last step."""
         terms = terms_of(self.regularizer, "DDS")
         splits, duals, x = list(memory.splits), list(memory.duals), denoised
-        pull, rho = 1 / variance, expand(memory.rho, x)
+        pull, rho, back = 1 / variance, expand(memory.rho, x), problem.backprojection()
+        back = back.real if back.is_complex() and not x.is_complex() else back
         for _ in range(self.rounds):
             target = sum(
                 (apply_adjoint(k, z - u) for (k, _), z, u in zip(terms, splits, duals, strict=True)),
@@ -125,7 +126,7 @@ class DDS(DiffusionSampler):
             )
             x = cg(
                 lambda v: problem.normal(v) + pull * v + rho * _stiffness(terms, v),
-                problem.backprojection() + pull * denoised + rho * target,
+                back + pull * denoised + rho * target,
                 x0=x,
                 rtol=0,
                 iterations=self.inner_iterations,

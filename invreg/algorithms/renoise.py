@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from invreg._check import require_count, require_positive
@@ -19,7 +21,11 @@ from invreg.interfaces import Denoiser
 from invreg.problem import Problem
 from invreg.random import Generator, draw
 
+ROUNDING = 1e-3
+"""Relative, of the ends of a denoiser's range: tables of single precision are that far off at the least level."""
 
+
+@runtime_checkable
 class Schedule(Protocol):
     """Noise levels of a sampler."""
 
@@ -112,7 +118,7 @@ def _ends(sigma_min: float | None, sigma_max: float | None, sigma_range: tuple[f
 
 def _require_within(low: float, high: float, sigma_range: tuple[float, float]) -> None:
     least, most = sigma_range
-    if low < least * (1 - 1e-6) or high > most * (1 + 1e-6):
+    if low < least * (1 - ROUNDING) or high > most * (1 + ROUNDING):
         raise ValueError(
             f"sigma must stay within what the denoiser is made for, {least:g} to {most:g}, got {low:g} to {high:g}; "
             "use Karras(sigma_min=..., sigma_max=...), or rescale the images"
@@ -181,6 +187,16 @@ class DiffusionSampler(Algorithm[Denoiser, SampleState], ABC):
     rtol: float = 0.0
     schedule: Schedule = Karras()
     generator: Generator = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rtol:
+            raise ValueError(f"rtol must be 0, as a schedule is gone through to its end, got {self.rtol}")
+        if not isinstance(self.schedule, Schedule) or isinstance(self.schedule, type):
+            raise TypeError(f"schedule must be one such as Karras() or UniformSteps(), got {self.schedule!r}")
+        for one in self.generator if isinstance(self.generator, Sequence) else (self.generator,):
+            if one is not None and not isinstance(one, torch.Generator):
+                raise TypeError(f"generator must be a torch.Generator, or one for each sample, got {one!r}")
 
     @abstractmethod
     def consistent(

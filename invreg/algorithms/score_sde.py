@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -158,6 +159,7 @@ class PredictorCorrector(Algorithm[Denoiser, PredictorCorrectorState]):
     alg. 1, with the norms and the noise of the data as above.
     """
 
+    complete: ClassVar[bool] = True
     iterations: int = 1000
     rtol: float = 0.0
     sde: SDE = VE()

@@ -22,7 +22,7 @@ from invreg.cli.imaging import Imaging
 from invreg.cli.learned import make_learned_plan
 from invreg.cli.mri import MRI
 from invreg.cli.noise_level import NoiseLevel, noise_level
-from invreg.cli.outputs import beside, real_if_needed, rehearse, require_free, require_writable
+from invreg.cli.outputs import beside, real_if_needed, rehearse, require_apart, require_free, require_writable
 from invreg.cli.pipeline import Scan, make_plan, reference_slice
 from invreg.cli.report import (
     InterruptedRunError,
@@ -122,6 +122,8 @@ def run_request(request: Request, *, force: bool, quiet: bool, console: Console)
     start = time.perf_counter()
     sidecar = request.output.with_name(request.output.name.rstrip("/") + ".json")
     require_writable(request.output, "Image")
+    files = (request.input, request.maps, request.output, request.spread, sidecar)
+    require_apart(*(one for one in files if one is not None))  # --force shall not replace the scan
     require_free(request.output, force, series=True)
     require_free(sidecar, force)
     if request.spread is not None:
@@ -145,9 +147,11 @@ def run_request(request: Request, *, force: bool, quiet: bool, console: Console)
             _remark(results, console)
             finished = sum(one.whole for one in results)
             about = settings | _account(results, scan.count, finished, time.perf_counter() - start)
-            if request.spread is not None:
-                write(request.spread, _spread(results, scan, console), overwrite=force)
+            spread = request.spread if any(one.std is not None for one in results) else None
+            about["spread"] = None if spread is None else str(spread)
             write_both(request.output, scan.image(_stacked(results, scan)), sidecar, about, force)
+            if spread is not None:
+                write(spread, _spread(results, scan, console), overwrite=force)
     if finished < scan.count:
         raise InterruptedRunError(
             f"interrupted after {finished} of {scan.count} slices; the best so far is in {request.output}, "
@@ -161,7 +165,10 @@ def _make_plan(scan: Scan, level: NoiseLevel, request: Request) -> AnyPlan:
     """By what the user calls a prior."""
     if is_learned(request.prior):
         return make_learned_plan(scan, level, request)
-    for flag, used in (("samples", request.samples != 1), ("with", request.beside is not None)):
+    learned_only = {
+        "samples": request.samples != 1, "with": request.beside is not None, "no-check": not request.check
+    }  # fmt: skip
+    for flag, used in learned_only.items():
         if used:
             raise ValueError(f"--{flag} goes with a learned prior; give --prior with one of {', '.join(config.PRIORS)}")
     return make_plan(scan, level, request)

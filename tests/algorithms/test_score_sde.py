@@ -140,7 +140,7 @@ def test_the_run_is_recorded_and_single_precision_stays() -> None:
     problem = Problem(Mask(torch.tensor([True, False])), torch.tensor([[1.0, 0.0]]), Gaussian(0.1))
     result = PredictorCorrector(iterations=20, generator=seeded()).solve(problem, GaussianDenoiser())
     assert result.x.dtype == torch.float32
-    assert result.status == (Status.ITERATION_LIMIT,) and result.iterations == 20
+    assert result.status == (Status.COMPLETE,) and result.iterations == 20
     assert result.settings["algorithm"] == "PredictorCorrector" and "VE" in result.settings["sde"]
 
 

@@ -362,3 +362,22 @@ def test_slices_of_other_settings_are_not_taken(
     outcome = invoke(*words, "--iterations", 3, "--json")
     assert outcome.code == 0, outcome.err
     assert outcome.json["slices"][0]["iterations"] == 3
+
+
+def test_force_does_not_replace_the_scan_itself(tmp_path: Path, invoke) -> None:
+    scan = tmp_path / "scan.npz"
+    assert invoke("simulate", scan, "--matrix", 32, "--calibration", 12).code == 0
+    before = scan.read_bytes()
+    outcome = invoke("reconstruct", scan, "-o", scan, "--force", "--prior", "none")
+    assert outcome.code == 2
+    assert "must be different files; choose another name" in outcome.err
+    assert scan.read_bytes() == before
+
+
+def test_flags_of_learned_priors_are_refused_without_one(tmp_path: Path, invoke) -> None:
+    scan = tmp_path / "scan.npz"
+    assert invoke("simulate", scan, "--matrix", 32, "--calibration", 12).code == 0
+    for words in (("--samples", 2), ("--with", "tv"), ("--no-check",)):
+        outcome = invoke("reconstruct", scan, "-o", tmp_path / "x.npz", "--prior", "tv", *words)
+        assert outcome.code == 2
+        assert f"{words[0]} goes with a learned prior" in outcome.err
