@@ -1,6 +1,7 @@
 """Runs of an experiment in a file: each is done once, kept whole, and shown in a table of means and spreads."""
 
 import json
+import math
 import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -63,7 +64,7 @@ def table(
     groups: Mapping[tuple[str, ...], Sequence[str]],
     columns: Sequence[Column],
 ) -> str:
-    """Markdown: mean and standard deviation over the runs of a group, a row for each group that has any.
+    """Markdown: mean and standard deviation over the runs of a group, NaN left out, a row for each group that has any.
 
     Args:
         found: as `read` gives it.
@@ -79,8 +80,8 @@ def table(
             continue
         cells = [*shown, str(len(runs))]
         for column in columns:
-            values = [column.factor * run[column.key] for run in runs]
+            values = [column.factor * run[column.key] for run in runs if not math.isnan(run[column.key])]
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            cells.append(f"{statistics.mean(values):.{column.digits}f} +- {spread:.{column.digits}f}")
+            cells.append(f"{statistics.mean(values):.{column.digits}f} +- {spread:.{column.digits}f}" if values else "")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
