@@ -111,7 +111,7 @@ def test_the_digits_example_runs() -> None:
 def test_the_error_penalty_makes_the_digits_easier_to_solve() -> None:
     means = load("ernode_digits").main(seeds=1)
     assert means["ERNODE"][1] <= 0.9 * means["vanilla"][1]
-    assert means["ERNODE"][0] >= means["vanilla"][0] - 0.01
+    assert means["ERNODE"][0] >= means["vanilla"][0] - 0.02  # one seed: 360 images tell two accuracies to 0.012 apart
 
 
 def test_a_spiral_is_learned_from_pieces() -> None:
