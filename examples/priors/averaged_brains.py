@@ -5,6 +5,7 @@ install mricron-data, or its file by --macaque). The brain Colin27 is seen by no
 """
 
 import argparse
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -55,8 +56,18 @@ def stages(paint: Paint, steps: int, macaque: Path, quick: bool) -> Chained[tupl
     )
 
 
-def train(model: NetworkDenoiser, objective: DenoisingFit, batches: Chained[tuple[Tensor]], folder: Path) -> float:
-    """Train, or go on; write the mean of the weights to FOLDER/model, and return the mean loss of the last tenth."""
+def train(
+    model: NetworkDenoiser,
+    objective: DenoisingFit,
+    batches: Chained[tuple[Tensor]],
+    folder: Path,
+    info: Mapping[str, object],
+) -> float:
+    """Train, or go on; return the mean loss of the last tenth of the steps.
+
+    The running mean of the weights is written to FOLDER/model, with `info` and how far the training came, at its end
+    and when it is interrupted.
+    """
     optimizer, steps = torch.optim.AdamW(model.parameters(), 1.5e-3, betas=(0.9, 0.99), weight_decay=1e-4), len(batches)
     average = Average(model, 0.9993)
     run = iterate(
@@ -71,9 +82,15 @@ def train(model: NetworkDenoiser, objective: DenoisingFit, batches: Chained[tupl
         resume=True,
         options=Options(save_minutes=10),
     )
-    losses = [step.terms["denoising"] for step in run]
-    config.save_pretrained(average.module, folder / "model", overwrite=True)
-    return sum(losses[-steps // 10 :]) / max(len(losses[-steps // 10 :]), 1)
+    try:
+        for _ in run:
+            continue
+    finally:
+        if run.step > 0:
+            said = {**info, "trained": f"{run.step} of {steps} steps"}
+            config.save_pretrained(average.module, folder / "model", info=said, overwrite=True)
+    last = run.record.terms["denoising"][-max(steps // 10, 1) :]
+    return sum(last) / len(last)
 
 
 def flags(description: str | None, folder: str, steps: int) -> argparse.Namespace:

@@ -16,6 +16,14 @@ from invreg.training.denoising import DenoisingFit
 from invreg.training.random_contrast import magnetic_resonance
 
 SIGMA_DATA, LOW, HIGH = 0.25, 0.003, 20.0
+INFO = {
+    "kind": "diffusion",
+    "images": "complex, (B, y, x), magnitudes of about 0 to 1",
+    "pixel size (mm)": [0.8, 2.2],
+    "noise levels": [LOW, HIGH],
+    "license": "see NOTICE.md",
+    "use": "for demonstration, not for diagnosis",
+}
 
 
 def main(
@@ -27,7 +35,7 @@ def main(
     network = UNet(2, (8, 16, 16) if quick else (32, 64, 128)).to(memory_format=torch.channels_last)
     model = NetworkDenoiser(network, EDM(SIGMA_DATA, LOW, HIGH), "edm", "real2")
     objective = DenoisingFit(model, sigma_data=SIGMA_DATA, log_mean=-1.8, log_std=1.4)
-    return train(model, objective, batches, folder)
+    return train(model, objective, batches, folder, INFO)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,14 @@ from invreg.training.denoising import DenoisingFit
 from invreg.training.random_ct import computed_tomography
 
 SIGMA_DATA, LOW, HIGH = 0.9, 0.001, 40.0
+INFO = {
+    "kind": "diffusion",
+    "images": "real, (B, 1, y, x), attenuation over that of water: air 0, brain within 0.05 of 1, bone 1.2 to 3",
+    "pixel size (mm)": [0.8, 2.2],
+    "noise levels": [LOW, HIGH],
+    "license": "see NOTICE.md",
+    "use": "for demonstration, not for diagnosis",
+}
 
 
 def main(
@@ -28,7 +36,7 @@ def main(
     model = NetworkDenoiser(network, EDM(SIGMA_DATA, LOW, HIGH), "edm", "channels")
     # grey and white matter differ by 0.01, so that levels far below sigma_data count
     objective = DenoisingFit(model, sigma_data=SIGMA_DATA, log_mean=-2.5, log_std=1.8)
-    return train(model, objective, batches, folder)
+    return train(model, objective, batches, folder, INFO)
 
 
 if __name__ == "__main__":
