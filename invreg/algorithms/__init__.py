@@ -11,7 +11,7 @@ from invreg.algorithms.dps import DPS
 from invreg.algorithms.filtered_backprojection import filtered_backprojection
 from invreg.algorithms.gradient_descent import GradientDescent
 from invreg.algorithms.half_quadratic import HQS
-from invreg.algorithms.loop import Algorithm, Run
+from invreg.algorithms.loop import Algorithm, Run, Sampler
 from invreg.algorithms.posterior import Posterior, iterate_posterior, posterior, sample_prior
 from invreg.algorithms.primal_dual import PDHG
 from invreg.algorithms.probability_flow import log_likelihood, probability_flow
@@ -54,6 +54,7 @@ __all__ = [
     "Reconstruction",
     "ReverseDiffusion",
     "Run",
+    "Sampler",
     "Status",
     "Trust",
     "UniformSteps",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
@@ -14,8 +14,9 @@ from torch import Tensor
 
 from invreg._check import require_count, require_finite, require_positive, require_tensor
 from invreg.algorithms.reconstruction import History, Reconstruction, Status
-from invreg.interfaces import LinearOperator, Regularizer
+from invreg.interfaces import Denoiser, LinearOperator, Regularizer
 from invreg.problem import Problem
+from invreg.random import Generator
 
 
 class HasImage(Protocol):
@@ -205,6 +206,29 @@ class Algorithm(ABC, Generic[P, S]):
                 "use a smaller step size, check the scale of y, or look at it with throw=False"
             )
         return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler(Algorithm[Denoiser, S], ABC):
+    """An algorithm whose result is one draw, made of noise by a schedule: what `posterior` and `sample_prior` take.
+
+    Args:
+        rtol: 0: the schedule is gone through to its end.
+        generator: source of all noise; one per sample, or one for the batch. Samples with generators of their own do
+            not depend on the batch they are in.
+    """
+
+    complete: ClassVar[bool] = True
+    rtol: float = 0.0
+    generator: Generator = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rtol:
+            raise ValueError(f"rtol must be 0, as a schedule is gone through to its end, got {self.rtol}")
+        for one in self.generator if isinstance(self.generator, Sequence) else (self.generator,):
+            if one is not None and not isinstance(one, torch.Generator):
+                raise TypeError(f"generator must be a torch.Generator, or one for each sample, got {one!r}")
 
 
 def _check_start(problem: Problem, x0: Tensor) -> None:

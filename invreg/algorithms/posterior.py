@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from invreg._check import require_count
-from invreg.algorithms.loop import Run
+from invreg.algorithms.loop import HasImage, Run, Sampler
 from invreg.algorithms.reconstruction import Status
-from invreg.algorithms.renoise import DiffusionSampler, SampleState
 from invreg.interfaces import Denoiser
 from invreg.moments import Moments
 from invreg.operators.unmeasured import Unmeasured
@@ -57,7 +56,7 @@ class PosteriorRun(Iterator[Posterior]):
 
     def __init__(
         self,
-        algorithm: DiffusionSampler,
+        algorithm: Sampler[Any],
         problem: Problem,
         prior: Denoiser,
         x0: Tensor | None,
@@ -116,7 +115,7 @@ class PosteriorRun(Iterator[Posterior]):
             time.perf_counter() - self._start,
         )
 
-    def _run(self, first: int, count: int) -> Run[Denoiser, SampleState]:
+    def _run(self, first: int, count: int) -> Run[Denoiser, HasImage]:
         problem, x0 = self._problem, self._x0
         problems = problem.y.shape[0]
         if count > 1:
@@ -135,7 +134,7 @@ def chain_generator(seed: int, sample: int, problem: int = 0, device: torch.devi
 
 
 def iterate_posterior(
-    algorithm: DiffusionSampler,
+    algorithm: Sampler[Any],
     problem: Problem,
     prior: Denoiser,
     x0: Tensor | None = None,
@@ -161,7 +160,7 @@ def iterate_posterior(
         TypeError: the algorithm is not a sampler; and as `Algorithm.iterate`.
         ValueError: a count < 1.
     """
-    if not isinstance(algorithm, DiffusionSampler):
+    if not isinstance(algorithm, Sampler):
         raise TypeError(
             f"algorithm must be a sampler such as DDS(), got {type(algorithm).__name__}, whose result is one image"
         )
@@ -174,7 +173,7 @@ def iterate_posterior(
 
 
 def posterior(
-    algorithm: DiffusionSampler,
+    algorithm: Sampler[Any],
     problem: Problem,
     prior: Denoiser,
     x0: Tensor | None = None,
@@ -207,7 +206,7 @@ def posterior(
     return found
 
 
-def sample_prior(algorithm: DiffusionSampler, prior: Denoiser, like: Tensor) -> Tensor:
+def sample_prior(algorithm: Sampler[Any], prior: Denoiser, like: Tensor) -> Tensor:
     """Draws from the prior itself: the algorithm with nothing measured.
 
     Args:

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
 from invreg._check import require_count, require_positive
-from invreg.algorithms.loop import Algorithm, starting_point
+from invreg.algorithms.loop import Sampler, starting_point
 from invreg.interfaces import Denoiser
 from invreg.problem import Problem
 from invreg.random import Generator, draw
@@ -171,32 +169,21 @@ class Estimate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffusionSampler(Algorithm[Denoiser, SampleState], ABC):
+class DiffusionSampler(Sampler[SampleState], ABC):
     """Denoise, meet the data, renoise to the next level: a method is what it does for the second and the third.
 
     Args:
         iterations: steps, each with one evaluation of the denoiser.
-        rtol: 0: a schedule is gone through to its end.
         schedule: the noise levels.
-        generator: source of all noise; one per sample, or one for the batch. Samples with generators of their own do
-            not depend on the batch they are in.
     """
 
-    complete: ClassVar[bool] = True
     iterations: int = 50
-    rtol: float = 0.0
     schedule: Schedule = Karras()
-    generator: Generator = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rtol:
-            raise ValueError(f"rtol must be 0, as a schedule is gone through to its end, got {self.rtol}")
         if not isinstance(self.schedule, Schedule) or isinstance(self.schedule, type):
             raise TypeError(f"schedule must be one such as Karras() or UniformSteps(), got {self.schedule!r}")
-        for one in self.generator if isinstance(self.generator, Sequence) else (self.generator,):
-            if one is not None and not isinstance(one, torch.Generator):
-                raise TypeError(f"generator must be a torch.Generator, or one for each sample, got {one!r}")
 
     @abstractmethod
     def consistent(

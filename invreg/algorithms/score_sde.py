@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from invreg._check import require_count, require_positive
-from invreg.algorithms.loop import Algorithm, starting_point
+from invreg.algorithms.loop import Sampler, starting_point
 from invreg.algorithms.renoise import require_quadratic
 from invreg.interfaces import Denoiser
 from invreg.lanczos import largest_eigenvalue
@@ -118,7 +117,7 @@ class PredictorCorrectorState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictorCorrector(Algorithm[Denoiser, PredictorCorrectorState]):
+class PredictorCorrector(Sampler[PredictorCorrectorState]):
     """Posterior samples of linear problems by the reversed diffusion, as Score-MRI draws them. No backward passes.
 
     From pure noise on, at each of `iterations` times: Langevin steps, then a step of the predictor to the next time;
@@ -143,13 +142,10 @@ class PredictorCorrector(Algorithm[Denoiser, PredictorCorrectorState]):
 
     Args:
         iterations: times of the diffusion. Without a corrector 1000 make the variance right to about 3 %.
-        rtol: 0: all times are gone through.
         sde: the diffusion; one must be told the range of the images through VE.sigma_max.
         predictor: of the reversed diffusion.
         corrector: Langevin steps at each time, or None.
         t_min: last time, > 0, or that of the least noise level that the denoiser was made for, if that is later.
-        generator: source of all noise; one per sample, or one for the batch. Samples with generators of their own do
-            not depend on the batch they are in.
 
     Raises:
         TypeError: a prior that is no denoiser, or a problem that is not quadratic.
@@ -159,14 +155,11 @@ class PredictorCorrector(Algorithm[Denoiser, PredictorCorrectorState]):
     alg. 1, with the norms and the noise of the data as above.
     """
 
-    complete: ClassVar[bool] = True
     iterations: int = 1000
-    rtol: float = 0.0
     sde: SDE = VE()
     predictor: Predictor = ReverseDiffusion()
     corrector: Langevin | None = Langevin()
     t_min: float = 1e-5
-    generator: Generator = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

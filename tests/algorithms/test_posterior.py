@@ -1,5 +1,7 @@
 """Samples of posteriors and priors: their moments, their independence of batches, and what is refused."""
 
+from typing import Any
+
 import pytest
 import torch
 from sampler_problems import C128, F64, gauss8, gmm2, measured, noise, seeded
@@ -12,6 +14,8 @@ from invreg.algorithms import (
     DPS,
     FISTA,
     DiffPIR,
+    PredictorCorrector,
+    Sampler,
     Status,
     iterate_posterior,
     posterior,
@@ -21,7 +25,7 @@ from invreg.algorithms.posterior import chain_generator
 from invreg.diagnostics import chi_square
 from invreg.interfaces import Denoiser
 from invreg.models.oracles import GaussianOracle
-from invreg.operators import Sense
+from invreg.operators import Mask, Sense
 from invreg.problem import Problem
 from invreg.testing import relative_gap
 
@@ -33,11 +37,12 @@ def several() -> Problem:
     return measured(toy.problem.operator, toy.prior.sample(3, seeded(1)), 0.1)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("sampler", [SAMPLER, PredictorCorrector(iterations=8, t_min=1e-3)], ids=type)
 @pytest.mark.parametrize("batch", [1, 3, 8, 100])
-def test_a_sample_does_not_depend_on_how_many_are_made_beside_it(batch: int) -> None:
+def test_a_sample_does_not_depend_on_how_many_are_made_beside_it(sampler: Sampler[Any], batch: int) -> None:
     toy = gauss8()
-    wanted = posterior(SAMPLER, toy.problem, toy.prior, samples=10, batch=4, keep=True).samples
-    found = posterior(SAMPLER, toy.problem, toy.prior, samples=7, batch=batch, keep=True).samples
+    wanted = posterior(sampler, toy.problem, toy.prior, samples=10, batch=4, keep=True).samples
+    found = posterior(sampler, toy.problem, toy.prior, samples=7, batch=batch, keep=True).samples
     assert wanted is not None
     assert found is not None
     assert found.shape == (7, 1, 8)
@@ -119,6 +124,17 @@ def test_the_mean_of_many_samples_is_near_that_of_the_exact_posterior() -> None:
     assert float(error) < 0.4 * float(start)
 
 
+def test_predictor_and_corrector_scatter_as_the_posterior_does() -> None:
+    prior = GaussianOracle(torch.full((6,), 0.2, dtype=F64), 0.25 * torch.eye(6, dtype=F64))
+    mask = torch.tensor([True, True, True, False, False, False])
+    problem = measured(Mask(mask), prior.sample(1, seeded(1)), 0.3)
+    exact = prior.posterior(problem)
+    found = posterior(PredictorCorrector(iterations=80, t_min=1e-3), problem, prior, samples=200, batch=200)
+    wanted = exact.covariance.diagonal().sqrt()
+    assert 0.9 < float((found.std[0] / wanted).mean()) < 1.12
+    assert float(((found.mean[0] - exact.mean) / wanted).abs().max()) < 0.25
+
+
 def test_a_first_image_is_given_to_every_chain() -> None:
     toy = gauss8()
     x0 = torch.full((1, 8), 1e3, dtype=F64)
@@ -130,10 +146,12 @@ def test_a_first_image_is_given_to_every_chain() -> None:
 
 
 @pytest.mark.parametrize(
-    "sampler", [DDS(), DiffPIR(), DDNM(), DDRM(), DPS(iterations=50)], ids=lambda s: type(s).__name__
+    "sampler",
+    [DDS(), DiffPIR(), DDNM(), DDRM(), DPS(iterations=50), PredictorCorrector(iterations=100)],
+    ids=lambda s: type(s).__name__,
 )
 @pytest.mark.parametrize("dtype", [torch.float32, C128], ids=str)
-def test_every_sampler_draws_from_a_prior(sampler: DDS, dtype: torch.dtype) -> None:
+def test_every_sampler_draws_from_a_prior(sampler: Sampler[Any], dtype: torch.dtype) -> None:
     prior = GaussianOracle(torch.full((3, 4), 7.0, dtype=dtype), 0.25 * torch.eye(12, dtype=dtype))
     x = sample_prior(sampler, prior, torch.zeros(50, 3, 4, dtype=dtype))
     assert x.shape == (50, 3, 4)

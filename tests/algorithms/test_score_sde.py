@@ -154,6 +154,10 @@ def test_the_sampler_refuses_what_it_cannot_do() -> None:
         PredictorCorrector(sde=VE)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"predictor must be one such as ReverseDiffusion\(\)"):
         PredictorCorrector(predictor="ancestral")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="rtol must be 0, as a schedule is gone through to its end, got 0.1"):
+        PredictorCorrector(rtol=0.1)
+    with pytest.raises(TypeError, match="generator must be a torch.Generator, or one for each sample, got 3"):
+        PredictorCorrector(generator=3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="iterations must be >= 2, got 1"):
         PredictorCorrector(iterations=1)
     with pytest.raises(ValueError, match="snr must be < 1, got 2"):
