@@ -1,6 +1,7 @@
-"""Train a small learned proximal network of brain MR magnitudes at one noise level; about 33 minutes of one CPU core.
+"""Train a small learned proximal network of brain MR images at one noise level; about half an hour of one CPU core.
 
-Its images are those of the prior "brain", without their phase. Kill it when you like; started again it goes on.
+Its images are the magnitudes and the real parts of those of the prior "brain", so that it serves real images and, in
+`ComplexPotential`, complex ones. Kill it when you like; started again it goes on.
 """
 
 from pathlib import Path
@@ -19,14 +20,23 @@ from invreg.regularizers import TotalVariation
 from invreg.training import Average, Options, ProximalMatching, iterate
 from invreg.training.ahead import Ahead
 from invreg.training.random_contrast import magnetic_resonance
-from invreg.training.random_images import RandomImages
+from invreg.training.random_images import RandomImages, uniform
 
 SIGMA = 0.1
+INFO = {
+    "kind": "learned proximal network",
+    "images": "real, (B, y, x), magnitudes of about 0 to 1, or real parts",
+    "pixel size (mm)": [0.8, 2.2],
+    "sigma": SIGMA,
+    "license": "see NOTICE.md",
+    "use": "for demonstration, not for diagnosis",
+}
 
 
-def magnitude(found: Tensor | None, fine: int, g: torch.Generator) -> Tensor:
-    """What `RandomImages` paints: a real image of any contrast."""
-    return magnetic_resonance(found, fine, g).abs()
+def real_image(found: Tensor | None, fine: int, g: torch.Generator) -> Tensor:
+    """What `RandomImages` paints: an image of any contrast, its magnitude or its real part under any phase."""
+    image = magnetic_resonance(found, fine, g)
+    return image.abs() if uniform(g) < 0.5 else image.real
 
 
 def main(
@@ -38,10 +48,10 @@ def main(
     """Train, write FOLDER/model, and return what `scores` finds; quick: on phantoms alone."""
     sources, steps = ([], 20) if quick else (anatomies(macaque), steps)
     size, batch = (32, 4) if quick else (64, 4)
-    batches = RandomImages(sources, size=size, batch=batch, steps=steps, seed=1, paint=magnitude)
+    batches = RandomImages(sources, size=size, batch=batch, steps=steps, seed=1, paint=real_image)
     torch.manual_seed(0)
-    model = ConvexCNN(hidden=4 if quick else 32, layers=5, kernel=3, beta=100.0)
-    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    model = ConvexCNN(hidden=4 if quick else 24, layers=8, kernel=3, beta=30.0)
+    optimizer = torch.optim.Adam(model.parameters(), 2e-2)
     average = Average(model, 0.998)
     run = iterate(
         ProximalMatching(model, SIGMA, first_gamma=0.1, last_gamma=0.04),
@@ -49,15 +59,19 @@ def main(
         optimizer,
         torch.Generator().manual_seed(3),
         model=model,
-        scheduler=torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=steps, pct_start=0.1),
+        scheduler=torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-2, total_steps=steps, pct_start=0.1),
         average=average,
         folder=folder,
         resume=True,
         options=Options(save_minutes=2),
     )
-    for _ in run:
-        continue
-    config.save_pretrained(average.module, folder / "model", overwrite=True)
+    try:
+        for _ in run:
+            continue
+    finally:
+        if run.step > 0:
+            said = {**INFO, "trained": f"{run.step} of {steps} steps"}
+            config.save_pretrained(average.module, folder / "model", info=said, overwrite=True)
     return scores(average.module, quick)
 
 

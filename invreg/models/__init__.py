@@ -6,7 +6,7 @@ from invreg.models.convert import convert
 from invreg.models.denoiser import NetworkDenoiser, Prediction
 from invreg.models.derivatives import slope_and_product, slope_and_trace, time_derivative
 from invreg.models.from_diffusers import from_diffusers
-from invreg.models.icnn import ConvexCNN, ConvexMLP, InputConvexNetwork
+from invreg.models.icnn import ComplexPotential, ConvexCNN, ConvexMLP, InputConvexNetwork
 from invreg.models.mlp import MLP, CubicDrift, EntrywiseMLP, TimeMLP
 from invreg.models.noise_path import (
     EDM,
@@ -25,6 +25,7 @@ __all__ = [
     "EDM",
     "MLP",
     "Calibrated",
+    "ComplexPotential",
     "ConcatSquash",
     "ConvexCNN",
     "ConvexMLP",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear, softplus
 
 from invreg._check import require_count, require_positive
+from invreg.interfaces import ConvexPotential
 
 LINEAR_FROM = 40.0
 """beta * x from which softplus is the identity to all digits of double precision."""
@@ -222,6 +223,43 @@ class ConvexCNN(InputConvexNetwork):
         return total
 
 
+class ComplexPotential(nn.Module):
+    """psi(Re x) + psi(Im x): what a network of real signals is for complex ones, with a prox that is exact as theirs.
+
+    Args:
+        potential: psi, of real signals.
+
+    Raises:
+        TypeError: it is no convex potential; on call, signals that are real.
+    """
+
+    def __init__(self, potential: ConvexPotential) -> None:
+        super().__init__()
+        if not isinstance(potential, ConvexPotential):
+            raise TypeError(f"potential must be convex, such as ConvexCNN, got {type(potential).__name__}")
+        self.potential = potential
+
+    @property
+    def strong_convexity(self) -> float:
+        return self.potential.strong_convexity
+
+    def value(self, x: Tensor) -> Tensor:
+        return torch.stack(self.potential.value(_parts(x)).chunk(2)).sum(0)
+
+    def gradient(self, x: Tensor) -> Tensor:
+        return torch.complex(*self.potential.gradient(_parts(x)).chunk(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gradient(x)
+
+
+def _parts(x: Tensor) -> Tensor:
+    """Real parts and behind them imaginary ones, (2 B, *signal)."""
+    if not x.is_complex():
+        raise TypeError(f"x must be complex, got {x.dtype}; real signals are for the potential itself")
+    return torch.cat([x.real, x.imag])
+
+
 def _mirrored(images: Tensor, rim: int) -> Tensor:
     """Images extended on all sides by their mirror images, the edge repeated, (..., y + 2 rim, x + 2 rim)."""
     for axis in (-2, -1):
@@ -233,7 +271,7 @@ def _mirrored(images: Tensor, rim: int) -> Tensor:
 
 def _require_real(x: Tensor) -> None:
     if not x.is_floating_point():
-        raise TypeError(f"x must be real floating point, got {x.dtype}; give real and imaginary part as two signals")
+        raise TypeError(f"x must be real floating point, got {x.dtype}; complex ones are for ComplexPotential")
 
 
 def _nonnegative(*shape: int) -> nn.Parameter:

@@ -210,5 +210,5 @@ def test_wrong_arguments_are_refused() -> None:
         ConvexCNN()(torch.ones(4))
     with pytest.raises(ValueError, match=r"x must be \(B, 2, y, x\), got \(2, 4, 4\)"):
         ConvexCNN(2)(torch.ones(2, 4, 4))
-    with pytest.raises(TypeError, match="x must be real floating point, got torch.complex64; give real and imaginary"):
+    with pytest.raises(TypeError, match="x must be real floating point, got torch.complex64; complex ones"):
         ConvexCNN()(torch.ones(1, 4, 4, dtype=torch.complex64))
