@@ -39,7 +39,8 @@ class NetworkDenoiser(Denoiser):
     """E[x0 | x0 + sigma n = x] by a network: the input is scaled and the output turned into x0, as they were trained.
 
     Beyond the noise levels of the path the network is told the nearest of them, so that sigma = 0 is well defined. It
-    computes in its own precision, half too; what surrounds it is in that of x.
+    computes in its own precision, half too; what surrounds it is in that of x, but at least in single precision, as
+    half has no room for sigma^2. The result has the dtype of x.
 
     Args:
         network: (x, time) -> output, (B, C, y, x) and (B,) -> (B, C, y, x); an object with `sample`, as networks of
@@ -112,6 +113,7 @@ class NetworkDenoiser(Denoiser):
 
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         images = self._to_network(x)
+        images = images.to(torch.promote_types(images.dtype, torch.float32))
         level = torch.as_tensor(sigma, dtype=images.dtype, device=images.device).reshape(-1)
         if level.numel() not in (1, x.shape[0]):
             raise ValueError(f"sigma must be () or ({x.shape[0]},), got {tuple(level.shape)}")
@@ -119,7 +121,7 @@ class NetworkDenoiser(Denoiser):
         scale = self.path.scale(level)
         output = self._call(expand(scale, images) * images, self.path.time(level.clamp(*self.sigma_range)))
         skip, out = self._weights(level, scale)
-        return self._from_network(expand(skip, images) * images + expand(out, images) * output, x)
+        return self._from_network(expand(skip, images) * images + expand(out, images) * output, x).to(x.dtype)
 
     def _weights(self, sigma: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         """(skip, out) with x0 = skip * x + out * output."""

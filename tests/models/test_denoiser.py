@@ -193,6 +193,21 @@ def test_a_network_of_half_precision_works_inside_a_single_precision_denoiser(dt
     assert torch.allclose(found, x - x / math.sqrt(2), atol=0.03)
 
 
+@pytest.mark.parametrize(("path", "prediction"), WAYS, ids=ids)
+def test_images_of_half_precision_are_denoised_beyond_the_root_of_its_largest_number(
+    path: NoisePath, prediction: str
+) -> None:
+    """At sigma = 300, sigma^2 and 1 + sigma^2 have no place in float16."""
+    exact = oracle((1, 2, 3))
+    made = NetworkDenoiser(ExactNetwork(exact, path, prediction), path, prediction)
+    noise = torch.randn(4, 1, 2, 3, generator=torch.Generator().manual_seed(0), dtype=F64)
+    x = (exact.sample(4, torch.Generator().manual_seed(1)) + 300 * noise).half()
+    found, wanted = made(x, 300.0), made(x.float(), 300.0)
+    assert found.dtype == torch.float16
+    assert relative_gap(found.float(), wanted) < 1e-3
+    assert torch.equal(made(x, torch.tensor(300.0, dtype=torch.float16)), found)
+
+
 def test_conditions_reach_the_network_as_many_as_there_are_images() -> None:
     network = Recorder()
     labels = torch.tensor([3, 4])
