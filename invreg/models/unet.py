@@ -25,20 +25,24 @@ class UNet(nn.Module):
 
     Args:
         channels: of image and result.
-        widths: channels at each resolution, finest first.
+        widths: channels at each resolution, finest first; one or more.
         blocks: residual blocks at each resolution on the way down, and as many on the way up.
         fold: side of the squares, 1 or more.
         embedding: length of the vector that is made of the condition.
 
     Raises:
-        TypeError, ValueError: a number that is not a count; on call, an image with other channels.
+        TypeError, ValueError: a number that is not a count, no widths; on call, an image with other channels.
     """
 
     def __init__(
         self, channels: int, widths: Sequence[int] = (32, 64, 128), blocks: int = 2, fold: int = 2, embedding: int = 64
     ) -> None:
         super().__init__()
+        if not isinstance(widths, Sequence):
+            raise TypeError(f"widths must be a sequence such as (32, 64, 128), got {widths!r}")
         widths = tuple(widths)
+        if not widths:
+            raise ValueError("widths must name the channels of one resolution or more, such as (32, 64, 128), got none")
         for name, value in (("channels", channels), ("blocks", blocks), ("fold", fold), ("embedding", embedding)):
             require_count(name, value)
         for width in widths:

@@ -68,6 +68,13 @@ def test_the_condition_counts_and_belongs_to_its_image() -> None:
     assert not torch.allclose(together, made(x, t.flip(0)), atol=1e-3)
 
 
+def test_one_resolution_is_enough() -> None:
+    made, x = UNet(1, (4,), 1, 3, 8).double(), images(1, 1, 4, 5)
+    nn.init.normal_(made.last.weight, std=0.1)
+    assert made.multiple == 3
+    assert made(x, torch.zeros(1, dtype=torch.float64)).shape == x.shape
+
+
 def test_its_folder_gives_it_back(tmp_path: Path) -> None:
     made = network(2)
     save_pretrained(made, tmp_path / "m", CLASSES)
@@ -83,5 +90,12 @@ def test_bad_input_is_named() -> None:
         UNet(0)
     with pytest.raises(TypeError, match="widths must be an int"):
         UNet(1, (4.0,))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"widths must be a sequence such as \(32, 64, 128\), got 32"):
+        UNet(1, 32)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"widths must name the channels of one resolution or more, .* got none"):
+        UNet(1, ())
+    for name in ("blocks", "fold", "embedding"):
+        with pytest.raises(ValueError, match=f"{name} must be >= 1, got 0"):
+            UNet(1, (4,), **{name: 0})
     with pytest.raises(ValueError, match=r"x must be \(B, 1, y, x\), got \(1, 2, 8, 8\)"):
         network()(images(1, 2, 8, 8), torch.zeros(1))
