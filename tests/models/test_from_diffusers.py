@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from invreg._torchvision import guard_torchvision
+from invreg.algorithms import UniformSteps
 from invreg.models.from_diffusers import from_diffusers
 from invreg.models.noise_path import EDM, DiscreteVariancePreserving, RectifiedFlow, VarianceExploding
 from invreg.testing import relative_gap
@@ -78,6 +79,15 @@ def test_any_scheduler_with_the_same_training_gives_the_same_denoiser(name: str)
     network, x = unet(), images(2, 8, 8)
     made = from_diffusers(network, getattr(diffusers, name)(prediction_type="epsilon"))
     assert torch.allclose(made(x, 0.7), from_diffusers(network, diffusers.DDPMScheduler())(x, 0.7), atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 7, 20, 50, 333, 999, 1000])
+def test_uniform_steps_are_levels_of_the_usual_scheduler_though_its_table_is_of_single_precision(count: int) -> None:
+    scheduler = diffusers.DDPMScheduler()
+    assert scheduler.alphas_cumprod.dtype == torch.float32
+    found = UniformSteps().sigmas(count, from_diffusers(unet(), scheduler).sigma_range)
+    a = scheduler.alphas_cumprod[[i * 1000 // count for i in reversed(range(count))]].double()
+    assert found == pytest.approx(((1 - a) / a).sqrt().tolist(), rel=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
