@@ -179,8 +179,8 @@ def reconstruct(
     algorithm: Annotated[str | None, typer.Option("--algorithm", help="NAME[:key=value,...], adjoint or fbp.")] = None,
     weight: Annotated[str | None, typer.Option("--weight", help="Of the prior: a number or auto.")] = None,
     rule: Annotated[
-        str, typer.Option("--rule", help="How auto chooses: discrepancy, sure, gcv or lcurve.")
-    ] = "discrepancy",
+        str | None, typer.Option("--rule", help="How auto chooses: discrepancy (default), sure, gcv or lcurve.")
+    ] = None,
     sigma: Annotated[float | None, typer.Option("--sigma", help="Noise level, in the units of the file.")] = None,
     iterations: Annotated[int | None, typer.Option("--iterations", help="At most so many.")] = None,
     maps: Annotated[

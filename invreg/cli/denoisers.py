@@ -144,8 +144,12 @@ def _pixel_sizes(info: Mapping[str, Any]) -> tuple[float, float] | None:
 
 
 def fingerprint(denoiser: Denoiser) -> str:
-    """SHA-256 of the weights and their names, the first 16 digits."""
+    """SHA-256 of the weights, their names, and what is made of the network's output, the first 16 digits."""
     total = hashlib.sha256()
+    network = _network(denoiser)
+    if network is not None:
+        path = f"{type(network.path).__name__} {dict(network.path.config)}"
+        total.update(f"{path} {network.prediction.value} {network.layout}".encode())
     for name, value in sorted(denoiser.state_dict().items()):
         total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         plain = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value

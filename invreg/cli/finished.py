@@ -31,6 +31,11 @@ class Finished:
         return Status.INTERRUPTED not in self.result.status
 
     @property
+    def samples(self) -> int:
+        """Of which it is the mean; 0 where it is none of samples, or of a part of one."""
+        return int(self.about.get("samples", 0))
+
+    @property
     def reasons(self) -> tuple[str, ...]:
         """Why it should not be believed as it is."""
         return tuple(self.about.get("trust", {}).get("reasons", ()))

@@ -103,19 +103,22 @@ class LearnedPlan:
         """What the user should know before it starts."""
         return words_of(self.settings)
 
-    def solve(self, index: int, stop: Event, tick: Callable[[int], None]) -> Finished | None:
+    def solve(
+        self, index: int, stop: Event, tick: Callable[[int], None], before: Finished | None = None
+    ) -> Finished | None:
         """A slice in scaled units, or None if `stop` was set before its first image.
 
         Args:
             index: of the slice.
             stop: looked at between iterations.
             tick: called with the number of iterations done.
+            before: the samples that an interrupted run has left.
         """
         reference = None if self.reference is None else self.reference.solve(index, stop, tick)
         if stop.is_set():
             return None
         problem = noisy_problem(self.scan, index, self.level)
-        drawn = self._draw(problem, index, stop, tick)
+        drawn = self._draw(problem, index, stop, tick, before)
         if drawn is None:
             return None
         result = replace(drawn.result, x=self.scan.covered(index, drawn.result.x))
@@ -134,11 +137,12 @@ class LearnedPlan:
         }
         return Finished(result, std, {**drawn.about, "trust": trust})
 
-    def _draw(self, problem: Problem, index: int, stop: Event, tick: Callable[[int], None]) -> Finished | None:
+    def _draw(
+        self, problem: Problem, index: int, stop: Event, tick: Callable[[int], None], before: Finished | None
+    ) -> Finished | None:
         """The mean of the samples, as far as they come."""
-        moments, chi_square = Moments(), list[float]()
-        first: Reconstruction | None = None
-        each, seconds = self.method.algorithm.iterations, 0.0
+        moments, chi_square, first = _kept(before, problem.y.device)
+        each, seconds = self.method.algorithm.iterations, 0.0 if first is None else first.seconds
         batch = SAMPLES_AT_ONCE if problem.y.is_cuda else 1
         while moments.count < self.samples:
             count = min(batch, self.samples - moments.count)
@@ -158,7 +162,10 @@ class LearnedPlan:
                 return Finished(replace(_one(found), status=(Status.NOT_FINITE,)))
             moments = moments.add(found.x)
             chi_square += found.chi_square.tolist()
-            first = _one(found) if first is None else first
+            if first is None:
+                first = _one(found)
+            elif Status.INTERRUPTED in first.status:  # it is a sample that an interrupted run had finished
+                first = replace(first, status=found.status[:1])
         assert first is not None
         std = moments.std[None] if moments.count > 1 else None
         mean = replace(first, x=moments.mean[None], seconds=seconds)
@@ -270,7 +277,9 @@ def _weighted(method: LearnedMethod, wanted: str | None) -> tuple[LearnedMethod,
     if wanted is not None:
         if wanted == "auto" or not takes or said is not None:
             reason = (
-                "has no weight" if not takes
+                f"takes its weight, which is of another kind, as an option, {method.name}:weight=NUMBER"
+                if method.name == "dps" and wanted != "auto"
+                else "has no weight" if not takes
                 else "has its weight already" if said is not None
                 else "has no rule that chooses its weight"
             )  # fmt: skip
@@ -336,7 +345,7 @@ class _Reference:
     seed: int
     prior: str = "tv"
     weight: str | None = None
-    rule: str = "discrepancy"
+    rule: str | None = None
 
 
 def _reference(scan: Scan, level: NoiseLevel, seed: int) -> Plan:
@@ -358,6 +367,16 @@ def _one(found: Reconstruction) -> Reconstruction:
         name: getattr(found.history, name)[:, :1] for name in ("change", "misfit", "penalty")
     })  # fmt: skip
     return replace(found, x=found.x[:1], history=history, status=found.status[:1], count=found.count[:1])
+
+
+def _kept(before: Finished | None, device: torch.device) -> tuple[Moments, list[float], Reconstruction | None]:
+    """Samples of an interrupted run: their moments, the chi-square of each, and the record of the first."""
+    if before is None:
+        return Moments(), [], None
+    chi_square = [math.nan if one is None else one for one in before.about["chi-square of samples"]]
+    x, count = before.result.x[0].to(device), before.samples
+    squares = torch.zeros_like(x.real) if before.std is None else before.std[0].to(device).square() * (count - 1)
+    return Moments(count, x, squares), chi_square, before.result
 
 
 def _about(chi_square: list[float], samples: int) -> dict[str, Any]:

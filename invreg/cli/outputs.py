@@ -1,6 +1,9 @@
 """Where results go: refused before the work, not after it."""
 
+import contextlib
+import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -60,6 +63,24 @@ def beside(path: Path, ending: str) -> Path:
     suffixes = [one for kind in formats() for one in kind.suffixes if name.lower().endswith(one)]
     length = max(map(len, suffixes), default=0)
     return path.with_name(f"{name[: len(name) - length]}{ending}{name[len(name) - length :]}")
+
+
+def forget_spread(path: Path, sidecar: Path) -> None:
+    """Remove the spread that an earlier run wrote as `path`, if its sidecar says so: it is none of the new image."""
+    try:
+        about = json.loads(sidecar.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    named = about.get("spread") if isinstance(about, dict) else None
+    if not isinstance(named, str) or Path(named).name != path.name:
+        return
+    for place in targets(path):
+        if not place.is_dir():
+            place.unlink(missing_ok=True)
+            continue
+        with contextlib.suppress(FileExistsError):  # of somebody else's files in it
+            require_place_for_series(place, overwrite=True)
+            shutil.rmtree(place)
 
 
 def rehearse(path: Path, record: Record) -> None:

@@ -69,7 +69,7 @@ class Wishes(Protocol):
     @property
     def weight(self) -> str | None: ...
     @property
-    def rule(self) -> str: ...
+    def rule(self) -> str | None: ...
     @property
     def iterations(self) -> int | None: ...
     @property
@@ -103,13 +103,16 @@ class Plan:
         """What the user should know before it starts."""
         return words_of(self.settings)
 
-    def solve(self, index: int, stop: Event, tick: Callable[[int], None]) -> Finished | None:
+    def solve(
+        self, index: int, stop: Event, tick: Callable[[int], None], before: Finished | None = None
+    ) -> Finished | None:
         """A slice in scaled units, or None if `stop` was set before its first iteration.
 
         Args:
             index: of the slice.
             stop: looked at between iterations.
             tick: called with the number of iterations done.
+            before: not used: one image has no part that could be kept.
         """
         if isinstance(self.algorithm, str):
             return Finished(self._directly(index))
@@ -244,7 +247,7 @@ def _weighted(
         value, why = usual_weight(spec.name, scan, index, level, wishes.seed)
     if wishes.weight == "auto":
         value, why = automatic_weight(
-            wishes.rule,
+            wishes.rule or "discrepancy",
             problem_of(scan, index, level),
             scan.sigma(index, level),
             level,

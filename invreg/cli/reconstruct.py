@@ -22,7 +22,15 @@ from invreg.cli.imaging import Imaging
 from invreg.cli.learned import make_learned_plan
 from invreg.cli.mri import MRI
 from invreg.cli.noise_level import NoiseLevel, noise_level
-from invreg.cli.outputs import beside, real_if_needed, rehearse, require_apart, require_free, require_writable
+from invreg.cli.outputs import (
+    beside,
+    forget_spread,
+    real_if_needed,
+    rehearse,
+    require_apart,
+    require_free,
+    require_writable,
+)
 from invreg.cli.pipeline import Scan, make_plan, reference_slice
 from invreg.cli.report import (
     InterruptedRunError,
@@ -48,7 +56,7 @@ class Request:
         input, output: files.
         operator, prior, algorithm: `NAME[:key=value,...]`.
         weight: a number, "auto", or None.
-        rule: how "auto" chooses.
+        rule: how "auto" chooses; None is discrepancy.
         sigma: noise level in the units of the file.
         iterations: at most so many.
         maps: file with coil maps.
@@ -68,7 +76,7 @@ class Request:
     prior: str | None = None
     algorithm: str | None = None
     weight: str | None = None
-    rule: str = "discrepancy"
+    rule: str | None = None
     sigma: float | None = None
     iterations: int | None = None
     maps: Path | None = None
@@ -84,9 +92,19 @@ class Request:
     check: bool = True
 
     @property
+    def sidecar(self) -> Path:
+        """Where the record of how the image was made goes."""
+        return self.output.with_name(self.output.name.rstrip("/") + ".json")
+
+    @property
     def spread(self) -> Path | None:
         """Where the standard deviations of the samples go."""
-        return beside(self.output, "-std") if self.samples > 1 else None
+        return self.place_of_spread if self.samples > 1 else None
+
+    @property
+    def place_of_spread(self) -> Path:
+        """Where they would go."""
+        return beside(self.output, "-std")
 
 
 class AnyPlan(Protocol):
@@ -99,7 +117,9 @@ class AnyPlan(Protocol):
     @property
     def iterations(self) -> int: ...
     def lines(self) -> list[str]: ...
-    def solve(self, index: int, stop: Event, tick: Callable[[int], None]) -> Finished | None: ...
+    def solve(
+        self, index: int, stop: Event, tick: Callable[[int], None], before: Finished | None = None
+    ) -> Finished | None: ...
 
 
 def run_request(request: Request, *, force: bool, quiet: bool, console: Console) -> dict[str, Any]:
@@ -120,12 +140,11 @@ def run_request(request: Request, *, force: bool, quiet: bool, console: Console)
         TypeError, ValueError, OSError: bad input.
     """
     start = time.perf_counter()
-    sidecar = request.output.with_name(request.output.name.rstrip("/") + ".json")
     require_writable(request.output, "Image")
-    files = (request.input, request.maps, request.output, request.spread, sidecar)
+    files = (request.input, request.maps, request.output, request.spread, request.sidecar)
     require_apart(*(one for one in files if one is not None))  # --force shall not replace the scan
     require_free(request.output, force, series=True)
-    require_free(sidecar, force)
+    require_free(request.sidecar, force)
     if request.spread is not None:
         require_free(request.spread, force, series=True)
     device = pick_device(request.device)
@@ -147,11 +166,9 @@ def run_request(request: Request, *, force: bool, quiet: bool, console: Console)
             _remark(results, console)
             finished = sum(one.whole for one in results)
             about = settings | _account(results, scan.count, finished, time.perf_counter() - start)
-            spread = request.spread if any(one.std is not None for one in results) else None
-            about["spread"] = None if spread is None else str(spread)
-            write_both(request.output, scan.image(_stacked(results, scan)), sidecar, about, force)
-            if spread is not None:
-                write(spread, _spread(results, scan, console), overwrite=force)
+            spread = None if request.spread is None else _spread(results, scan, console)
+            about["spread"] = None if spread is None else str(request.spread)
+            write_outputs(request, scan.image(_stacked(results, scan)), spread, about, force)
     if finished < scan.count:
         raise InterruptedRunError(
             f"interrupted after {finished} of {scan.count} slices; the best so far is in {request.output}, "
@@ -163,6 +180,8 @@ def run_request(request: Request, *, force: bool, quiet: bool, console: Console)
 
 def _make_plan(scan: Scan, level: NoiseLevel, request: Request) -> AnyPlan:
     """By what the user calls a prior."""
+    if request.rule is not None and request.weight != "auto":
+        raise ValueError(f"--rule {request.rule} says how --weight auto chooses; add --weight auto or leave it away")
     if is_learned(request.prior):
         return make_learned_plan(scan, level, request)
     learned_only = {
@@ -239,15 +258,16 @@ def _solve_all(plan: AnyPlan, folder: WorkFolder, stop: Event, quiet: bool, cons
         for index in range(count):
             done = index * iterations
             known = folder.load(index)
-            if known is None and not stop.is_set():
+            if (known is None or not known.whole) and not stop.is_set():
                 bar.update(task, completed=done, description=f"slice {index + 1} of {count}")
-                known = plan.solve(index, stop, lambda k, done=done: bar.update(task, completed=done + k))  # type: ignore[misc]
+                made = plan.solve(index, stop, lambda k, done=done: bar.update(task, completed=done + k), known)  # type: ignore[misc]
+                known = known if made is None else made
                 if known is not None and Status.NOT_FINITE in known.result.status:
                     raise RuntimeError(
                         f"slice {index}: NaN or Inf after {known.result.iterations} iterations; "
                         "use a smaller step size or another algorithm, or look at the data"
                     )
-                if known is not None and known.whole:
+                if known is not None and (known.whole or known.samples):
                     folder.store(index, known)
             if known is None:
                 break
@@ -281,14 +301,12 @@ def _stacked(results: list[Finished], scan: Scan) -> Tensor:
     return x if not missing else torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
 
 
-def _spread(results: list[Finished], scan: Scan, console: Console) -> Image:
-    """The standard deviations in the units of the image; 0 where there are none."""
-    image = results[0].result.x.detach().cpu()
-    known = [torch.zeros_like(image) if one.std is None else one.std.cpu().to(image.dtype) for one in results]
-    known += [torch.zeros_like(image)] * (scan.count - len(results))
-    without = [index for index in range(scan.count) if index >= len(results) or results[index].std is None]
-    if without:
-        console.print(f"slices {', '.join(map(str, without))} have no spread, for want of samples: it is 0 there")
+def _spread(results: list[Finished], scan: Scan, console: Console) -> Image | None:
+    """The standard deviations in the units of the image; None unless every slice has them: 0 would say "certain"."""
+    known = [one.std.cpu().to(one.result.x.dtype) for one in results if one.std is not None]
+    if len(known) < scan.count:
+        console.print(f"no spread is written: {len(known)} of {scan.count} slices have two samples", style="yellow")
+        return None
     std = torch.cat(known) * scan.scale
     shown = scan.image(std).abs()
     return replace(shown, data=shown.data - scan.image(torch.zeros_like(std)).abs().data)  # HU have an offset
@@ -329,15 +347,18 @@ def _settings(request: Request) -> dict[str, Any]:
     return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
 
 
-def write_both(output: Path, image: Image, sidecar: Path, about: dict[str, Any], force: bool) -> None:
-    """The image and its sidecar; the sidecar last, so that it never speaks of an image that is not there.
+def write_outputs(request: Request, image: Image, spread: Image | None, about: dict[str, Any], force: bool) -> None:
+    """The image, its spread and its sidecar; the sidecar last, so that it never speaks of what is not there.
 
     Raises:
         TypeError, ValueError, OSError: the format cannot hold the image.
     """
     text = json.dumps(about, indent=1, default=str, allow_nan=False)
-    write(output, real_if_needed(output, image), overwrite=force)
-    write_text(sidecar, text + "\n")
+    forget_spread(request.place_of_spread, request.sidecar)
+    write(request.output, real_if_needed(request.output, image), overwrite=force)
+    if spread is not None:
+        write(request.place_of_spread, spread, overwrite=force)
+    write_text(request.sidecar, text + "\n")
 
 
 def _require_fitting(scan: Scan, *outputs: Path) -> None:

@@ -15,7 +15,7 @@ from invreg.interfaces import Denoiser
 from invreg.models import from_diffusers, pretrained
 
 SHIPPED: Mapping[str, str] = {"brain": "a diffusion model of complex brain MR images of any contrast"}
-"""What there is, in a line each; the folder of each in invreg/assets holds its card."""
+"""What there is, in a line each; beside the folder of each in invreg/assets lies its card, NAME_prior.md."""
 
 PRIORS: Mapping[str, str] = {
     **SHIPPED,

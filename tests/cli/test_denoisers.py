@@ -8,7 +8,7 @@ import torch
 
 from invreg import config
 from invreg.cli.denoisers import fingerprint, is_learned
-from invreg.models import EDM, NetworkDenoiser, UNet
+from invreg.models import EDM, DiscreteVariancePreserving, NetworkDenoiser, UNet
 
 
 def network(seed: int) -> NetworkDenoiser:
@@ -28,6 +28,24 @@ def test_learned_priors_are_told_from_others_by_name() -> None:
 def test_a_fingerprint_follows_the_weights() -> None:
     assert fingerprint(network(0)) == fingerprint(network(0)) != fingerprint(network(1))
     assert fingerprint(network(0).double()) != fingerprint(network(0))
+
+
+def test_a_fingerprint_follows_what_is_made_of_the_network() -> None:
+    net = network(0).network
+    betas = torch.linspace(1e-4, 0.02, 10)
+    paths = [DiscreteVariancePreserving((1 - b).cumprod(0).tolist()) for b in (betas, 2 * betas)]
+    found = [
+        fingerprint(NetworkDenoiser(net, *words))
+        for words in (
+            (EDM(0.5), "edm", "channels"),
+            (EDM(0.25), "edm", "channels"),
+            (EDM(0.5), "edm", "parts"),
+            (paths[0], "noise", "channels"),
+            (paths[0], "v", "channels"),
+            (paths[1], "noise", "channels"),
+        )
+    ]
+    assert len(set(found)) == 6
 
 
 @pytest.mark.parametrize("name", sorted(config.SHIPPED))

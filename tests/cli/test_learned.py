@@ -214,6 +214,11 @@ BAD = {
     "weight by rule": (("--algorithm", "red", "--weight", "auto"), "red has no rule that chooses its weight"),
     "weight twice": (("--algorithm", "red:weight=1", "--weight", "2"), "red has its weight already"),
     "weight word": (("--algorithm", "red", "--weight", "much"), "weight must be a number or auto, got 'much'"),
+    "weight of dps": (
+        ("--algorithm", "dps", "--weight", "2"),
+        "dps takes its weight, which is of another kind, as an option, dps:weight=NUMBER; leave --weight 2 away",
+    ),
+    "rule": (("--rule", "sure"), "--rule sure says how --weight auto chooses; add --weight auto or leave it away"),
     "samples of one": (("--algorithm", "pnp", "--samples", "2"), "--samples goes with ddnm, ddrm, dds, diffpir, dps"),
     "no samples": (("--samples", "0"), "--samples"),
     "algorithm": (("--algorithm", "ddss"), "unknown algorithm 'ddss'; did you mean 'dds'"),
@@ -334,7 +339,7 @@ def test_slices_of_other_weights_under_the_same_name_are_not_taken(
         raise RuntimeError("the disk is full")
 
     words = ("--prior", f"model:folder={save(tmp_path / 'net', 'real2')}", *FEW)
-    monkeypatch.setattr(command, "write_both", fail)
+    monkeypatch.setattr(command, "write_outputs", fail)
     assert invoke("reconstruct", scans / "mri.npz", "-o", tmp_path / "x.npz", *words).code == 1
     first = (folder_of(tmp_path / "x.npz") / "run.json").read_text()
     model = config.from_pretrained(tmp_path / "net")
@@ -365,10 +370,63 @@ def test_an_interrupt_keeps_the_samples_that_are_finished(
     assert about["slices"][0]["status"] == "interrupted"
     assert about["slices"][0]["samples"] == 2
     monkeypatch.undo()
+    five = reconstruct(invoke, scans / "mri.npz", tmp_path / "five.npz", *words)["slices"][0]
+    first = [read(tmp_path / name).data for name in ("x.npz", "x-std.npz")]
+    monkeypatch.setattr(DDS, "renoise", lambda *some: (calls.append(None), renoise(*some))[1])
+    calls.clear()
+    again = reconstruct(invoke, scans / "mri.npz", tmp_path / "x.npz", "--force", *words)["slices"][0]
+    assert len(calls) == 9  # three samples, not five
+    monkeypatch.undo()
+    assert (again["status"], again["samples"]) == (five["status"], 5)
+    assert again["chi-square of samples"] == five["chi-square of samples"]
+    for name in ("{}.npz", "{}-std.npz"):
+        found, wanted = (read(tmp_path / name.format(one)).data for one in ("x", "five"))
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7)
     two = ("--prior", f"model:folder={priors / 'complex'}", "--samples", 2, *FEW)
     reconstruct(invoke, scans / "mri.npz", tmp_path / "y.npz", *two)
     for name in ("{}.npz", "{}-std.npz"):
-        assert torch.equal(read(tmp_path / name.format("x")).data, read(tmp_path / name.format("y")).data)
+        assert torch.equal(first.pop(0), read(tmp_path / name.format("y")).data)
+
+
+def test_an_interrupt_before_every_slice_has_two_samples_writes_no_spread(
+    invoke, scans: Path, priors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renoise, calls = DDS.renoise, list[None]()
+
+    def interrupting(*words: Any) -> Any:
+        calls.append(None)
+        if len(calls) == 8:  # three a sample: in the first of the second slice
+            signal.raise_signal(signal.SIGINT)
+        return renoise(*words)
+
+    words = ("--prior", f"model:folder={priors / 'complex'}", "--samples", 2, *FEW)
+    monkeypatch.setattr(DDS, "renoise", interrupting)
+    outcome = invoke("reconstruct", scans / "stack.npz", "-o", tmp_path / "x.npz", *words)
+    assert outcome.code == 1
+    assert "no spread is written: 1 of 4 slices have two samples" in outcome.err
+    assert json.loads((tmp_path / "x.npz.json").read_text())["spread"] is None
+    assert not (tmp_path / "x-std.npz").exists()
+    monkeypatch.undo()
+    about = reconstruct(invoke, scans / "stack.npz", tmp_path / "x.npz", "--force", *words)
+    assert Path(about["spread"]) == tmp_path / "x-std.npz"
+    assert float(read(tmp_path / "x-std.npz").data.flatten(1).amax(1).min()) > 0
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.cfl", "x"])
+def test_the_spread_of_an_earlier_run_goes_with_its_image(
+    name: str, invoke, scans: Path, priors: Path, tmp_path: Path
+) -> None:
+    prior = ("--prior", f"model:folder={priors / 'complex'}", *FEW)
+    before = set(tmp_path.iterdir())
+    reconstruct(invoke, scans / "mri.npz", tmp_path / name, *prior, "--samples", 2)
+    assert any("-std" in one.name for one in tmp_path.iterdir())
+    reconstruct(invoke, scans / "mri.npz", tmp_path / name, *prior, "--force")
+    assert set(tmp_path.iterdir()) - before
+    assert not any("-std" in one.name for one in tmp_path.iterdir())
+    mine = tmp_path / "x-std.npz"
+    mine.write_text("not written by the run before")
+    reconstruct(invoke, scans / "mri.npz", tmp_path / name, *prior, "--force")
+    assert mine.exists()
 
 
 def test_presets_build_and_hold_for_every_kind_of_scan() -> None:

@@ -141,6 +141,8 @@ BAD = {
     "weight word": (("--weight", "much"), "weight must be a number or auto, got 'much'"),
     "negative weight": (("--weight", "-1"), "weight must be finite and >= 0"),
     "weight twice": (("--prior", "tv:weight=1", "--weight", "2"), "has its weight already"),
+    "rule of a number": (("--weight", "2", "--rule", "gcv"), "--rule gcv says how --weight auto chooses"),
+    "rule of nothing": (("--rule", "discrepancy"), "add --weight auto or leave it away"),
     "weight of nothing": (("--prior", "none", "--weight", "2"), "weight needs a prior"),
     "negative sigma": (("--sigma", "-1"), "sigma must be finite and > 0"),
     "no device": (("--device", "tpu"), "device must be auto, cpu or cuda"),
@@ -354,7 +356,7 @@ def test_slices_of_other_settings_are_not_taken(
     def fail(*_: object) -> None:
         raise RuntimeError("the disk is full")
 
-    monkeypatch.setattr(command, "write_both", fail)
+    monkeypatch.setattr(command, "write_outputs", fail)
     words = ("reconstruct", scans / "mri.npz", "-o", output, "--prior", "tv", "--algorithm", "fista")
     assert invoke(*words, "--iterations", 2).code == 1
     assert (folder_of(output) / "slice_00000.safetensors").exists()
