@@ -381,6 +381,14 @@ class Denoiser(nn.Module, ABC):
         """The least and the largest noise level that it is made for. May be overridden; the default is any."""
         return 0.0, float("inf")
 
+    @property
+    def scale(self) -> float:
+        """The size of the images that it is made for, in whose units default noise levels and weights are.
+
+        May be overridden; the default is 1.
+        """
+        return 1.0
+
     if TYPE_CHECKING:
 
         def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor: ...

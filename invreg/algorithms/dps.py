@@ -22,7 +22,8 @@ class DPS(DiffusionSampler):
     """An ancestral step, then x <- x - weight * grad_x |y - A(D(x))|, in a variance-preserving diffusion.
 
     The norm is that of each sample, so no chain depends on its batch. Under noise other than Gaussian, the root of
-    twice the misfit takes the norm's place. Takes any operator; the gradient passes through the denoiser.
+    twice the misfit takes the norm's place. Takes any operator; the gradient passes through the denoiser. Images, and
+    the norm, are in units of the denoiser's `scale`.
 
     The weight is no likelihood: what is sampled depends on it, and on the number of steps. The authors use 0.3 to 1 at
     1000 steps.
@@ -46,8 +47,11 @@ class DPS(DiffusionSampler):
             denoised = prior(point, level.sigma)
             residual = _residual(problem, denoised)
             (gradient,) = torch.autograd.grad(residual.sum(), point)
-        # the image x of a variance-preserving diffusion is scaled by 1 / sqrt(1 + sigma^2), before and behind the step
-        scale = math.sqrt((1 + level.sigma**2) * (1 + level.lower**2))
+        # the image x of a variance-preserving diffusion is scaled by 1 / sqrt(1 + sigma^2), before and behind the step;
+        # it is in units of the denoiser's scale, and so is the norm of a Gaussian residual
+        unit = prior.scale
+        scale = math.sqrt((1 + (level.sigma / unit) ** 2) * (1 + (level.lower / unit) ** 2))
+        scale *= unit if isinstance(problem.noise, Gaussian) else unit**2
         return Estimate(denoised.detach(), denoised.detach(), scale * gradient)
 
     def consistent(

@@ -27,8 +27,11 @@ ROUNDING = 1e-3
 class Schedule(Protocol):
     """Noise levels of a sampler."""
 
-    def sigmas(self, n: int, sigma_range: tuple[float, float]) -> tuple[float, ...]:
-        """N falling noise levels > 0 for a denoiser that is made for `sigma_range`; the 0 behind them is not listed."""
+    def sigmas(self, n: int, sigma_range: tuple[float, float], scale: float = 1.0) -> tuple[float, ...]:
+        """N falling noise levels > 0 for a denoiser that is made for `sigma_range` and images of the size `scale`.
+
+        The 0 behind them is not listed.
+        """
         ...
 
 
@@ -37,8 +40,8 @@ class Karras:
     """sigma_i^(1/rho) falls linearly.
 
     Args:
-        sigma_min, sigma_max: the last and the first noise level, in the units of the image. Default 0.005 and 20, for
-            images of values up to about 1, or what the denoiser was made for, if that is narrower.
+        sigma_min, sigma_max: the last and the first noise level, in the units of the image. Default 0.005 and 20 times
+            the denoiser's `scale`, or what it was made for, if that is narrower.
         rho: > 0; the larger, the more levels are small.
 
     Raises:
@@ -55,8 +58,8 @@ class Karras:
         _check_levels(self.sigma_min, self.sigma_max)
         require_positive("rho", self.rho)
 
-    def sigmas(self, n: int, sigma_range: tuple[float, float]) -> tuple[float, ...]:
-        first, last = (s ** (1 / self.rho) for s in _ends(self.sigma_min, self.sigma_max, sigma_range))
+    def sigmas(self, n: int, sigma_range: tuple[float, float], scale: float = 1.0) -> tuple[float, ...]:
+        first, last = (s ** (1 / self.rho) for s in _ends(self.sigma_min, self.sigma_max, sigma_range, scale))
         return tuple((first + (last - first) * i / max(n - 1, 1)) ** self.rho for i in range(n))
 
 
@@ -68,7 +71,8 @@ class UniformSteps:
         beta_first, beta_last: rates of noise of the first and the last of `steps`, rising linearly between.
         steps: of the diffusion.
 
-    Levels below or above what the denoiser was made for are refused, so that this is for networks of those very rates.
+    The levels are those of a network in its own units, times the denoiser's `scale`. Levels below or above what it was
+    made for are refused, so that this is for networks of those very rates, and for samples of one scale.
 
     Source: Ho et al. 2020, "Denoising diffusion probabilistic models", sec. 4; Song et al. 2021, "Denoising diffusion
     implicit models", app. D.3 ("linear").
@@ -84,14 +88,14 @@ class UniformSteps:
         if not self.beta_first <= self.beta_last < 1:
             raise ValueError(f"beta_last must be from beta_first = {self.beta_first} to 1, got {self.beta_last}")
 
-    def sigmas(self, n: int, sigma_range: tuple[float, float]) -> tuple[float, ...]:
+    def sigmas(self, n: int, sigma_range: tuple[float, float], scale: float = 1.0) -> tuple[float, ...]:
         if n > self.steps:
             raise ValueError(f"iterations must be <= steps = {self.steps} of the schedule, got {n}")
         kept, levels = 1.0, []
         for i in range(self.steps):
             kept *= 1 - self.beta_first - (self.beta_last - self.beta_first) * i / (self.steps - 1)
             levels.append(math.sqrt((1 - kept) / kept))
-        chosen = tuple(levels[i * self.steps // n] for i in reversed(range(n)))
+        chosen = tuple(scale * levels[i * self.steps // n] for i in reversed(range(n)))
         _require_within(chosen[-1], chosen[0], sigma_range)
         return chosen
 
@@ -104,10 +108,12 @@ def _check_levels(sigma_min: float | None, sigma_max: float | None) -> None:
         raise ValueError(f"sigma_max must be > sigma_min = {sigma_min}, got {sigma_max}")
 
 
-def _ends(sigma_min: float | None, sigma_max: float | None, sigma_range: tuple[float, float]) -> tuple[float, float]:
+def _ends(
+    sigma_min: float | None, sigma_max: float | None, sigma_range: tuple[float, float], scale: float
+) -> tuple[float, float]:
     """The first and the last level."""
-    low = max(0.005, sigma_range[0]) if sigma_min is None else sigma_min
-    high = min(20.0, sigma_range[1]) if sigma_max is None else sigma_max
+    low = max(0.005 * scale, sigma_range[0]) if sigma_min is None else sigma_min
+    high = min(20.0 * scale, sigma_range[1]) if sigma_max is None else sigma_max
     _require_within(low, high, sigma_range)
     if high <= low:
         raise ValueError(f"sigma_max must be > sigma_min, got {high} and {low}; give both")
@@ -119,7 +125,7 @@ def _require_within(low: float, high: float, sigma_range: tuple[float, float]) -
     if low < least * (1 - ROUNDING) or high > most * (1 + ROUNDING):
         raise ValueError(
             f"sigma must stay within what the denoiser is made for, {least:g} to {most:g}, got {low:g} to {high:g}; "
-            "use Karras(sigma_min=..., sigma_max=...), or rescale the images"
+            "use Karras(sigma_min=..., sigma_max=...), or Calibrated(denoiser, scale) for images of another size"
         )
 
 
@@ -219,7 +225,7 @@ class DiffusionSampler(Sampler[SampleState], ABC):
             )
         self.require(problem)
         x = starting_point(problem, x0)
-        sigmas = self.schedule.sigmas(self.iterations, prior.sigma_range)
+        sigmas = self.schedule.sigmas(self.iterations, prior.sigma_range, prior.scale)
         memory = self.remember(problem, x)
         return SampleState(x, self.begin(problem, x, sigmas[0], memory), (*sigmas, 0.0), memory)
 

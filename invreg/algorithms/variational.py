@@ -11,11 +11,11 @@ from invreg._check import require_count, require_positive
 from invreg.algorithms.loop import Algorithm, starting_point
 from invreg.algorithms.smooth import value_and_gradient
 from invreg.interfaces import LinearOperator, Regularizer
-from invreg.linalg import cg
+from invreg.linalg import cg, expand
 from invreg.problem import Problem
 
 TINY = 1e-8
-"""Added to the root of the second moment."""
+"""Added to the root of the second moment, in units of its mean over the sample."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class Variational(Algorithm[Regularizer[Tensor], VariationalState]):
             0 for none.
 
     Source: Mardani et al. 2024, "A variational perspective on solving inverse problems with diffusion models", Alg. 1;
-    Kingma and Ba 2015 for Adam.
+    Kingma and Ba 2015 for Adam, whose 1e-8 beside the root is relative here.
     """
 
     complete = True
@@ -88,8 +88,9 @@ class Variational(Algorithm[Regularizer[Tensor], VariationalState]):
         gradient = problem.misfit_gradient(state.x) + pull
         first = torch.lerp(gradient, state.first, self.momentum)
         second = torch.lerp(_real(gradient).square(), state.second, self.decay)
-        scale = (second / (1 - self.decay**steps)).sqrt() + TINY
-        move = _real(first) * (self.step_size / (1 - self.momentum**steps)) / scale
+        root = (second / (1 - self.decay**steps)).sqrt()
+        scale = root + TINY * expand(root.flatten(1).mean(1), root)
+        move = _real(first) * (self.step_size / (1 - self.momentum**steps)) / torch.where(scale > 0, scale, 1)
         return VariationalState(state.x - _like(move, state.x), first, second, steps)
 
 

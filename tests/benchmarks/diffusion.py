@@ -203,6 +203,10 @@ class Counted(Denoiser):
     def sigma_range(self) -> tuple[float, float]:
         return self.inner.sigma_range
 
+    @property
+    def scale(self) -> float:
+        return self.inner.scale
+
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         self.calls += 1
         return self.inner(x, sigma)

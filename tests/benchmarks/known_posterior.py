@@ -31,7 +31,7 @@ class Levels:
 
     values: tuple[float, ...]
 
-    def sigmas(self, n: int, sigma_range: tuple[float, float]) -> tuple[float, ...]:
+    def sigmas(self, n: int, sigma_range: tuple[float, float], scale: float = 1.0) -> tuple[float, ...]:
         if n != len(self.values):
             raise ValueError(f"iterations must be {len(self.values)}, as many as levels, got {n}")
         return self.values
