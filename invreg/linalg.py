@@ -246,7 +246,8 @@ def solve_normal(
         require_positive("shift", shift, zero_allowed=True)
     if isinstance(operator, NormalSolvable):
         real = b.real.dtype
-        x = operator.solve_normal(b, torch.as_tensor(shift, dtype=real, device=b.device))
+        level = shift.to(b.device, real) if isinstance(shift, Tensor) else b.real.new_full((), shift)
+        x = operator.solve_normal(b, level)
         zero = torch.zeros(b.shape[0], dtype=real, device=b.device)
         return LinearSolve(x, zero, zero.long(), x.detach().isfinite().flatten(1).all(1))
     return cg(

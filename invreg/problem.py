@@ -1,5 +1,8 @@
 """A measurement, the operator that made it and its noise: the misfit half of misfit(A x, y) + R(x)."""
 
+from __future__ import annotations
+
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -60,6 +63,13 @@ class Problem:
             _check_broadcast("photons", noise.photons, y)
         elif isinstance(noise, Gaussian):
             _check_broadcast("sigma", noise.sigma, y)
+
+    def measuring(self, y: Tensor) -> Problem:
+        """The same with other measurements of the same shape and kind, which are not checked: for loops."""
+        other = copy(self)
+        other.__dict__.pop("_backprojection", None)
+        object.__setattr__(other, "y", y)
+        return other
 
     @property
     def count(self) -> Tensor:

@@ -58,7 +58,7 @@ class SDE(ABC):
 
     def denoised(self, denoiser: Denoiser, x: Tensor, t: Time) -> Tensor:
         """E[x0 | x_t = x], (B, *signal)."""
-        return denoiser(x / _like(self.scale(t), x), self.sigma(t).to(x.device, x.real.dtype))
+        return denoiser(x / _like(self.scale(t), x), _there(self.sigma(t), x))
 
     def score(self, denoiser: Denoiser, x: Tensor, t: Time) -> Tensor:
         """Gradient of log p_t at x, (B, *signal): (scale * E[x0 | x_t] - x) / std^2."""
@@ -115,9 +115,16 @@ def _double(value: Time) -> Tensor:
     return torch.as_tensor(value, dtype=torch.float64)
 
 
+def _there(coefficient: Tensor, x: Tensor) -> Tensor:
+    """A coefficient on the device and in the precision of x; a number of the host's is sent without waiting."""
+    if coefficient.ndim or coefficient.requires_grad or coefficient.device == x.device:
+        return coefficient.to(x.device, x.real.dtype)
+    return torch.full((), float(coefficient), dtype=x.real.dtype, device=x.device)
+
+
 def _like(coefficient: Tensor, x: Tensor) -> Tensor:
     """A coefficient, () or (B,), on the device and in the precision of x, to broadcast against it."""
-    moved = coefficient.to(x.device, x.real.dtype)
+    moved = _there(coefficient, x)
     return expand(moved, x) if moved.ndim else moved
 
 

@@ -157,6 +157,18 @@ class Counting(LinearOperator):
         return y
 
 
+def test_other_measurements_have_a_backprojection_of_their_own() -> None:
+    problem, y = (
+        Problem(dense(), noise(2, 7, dtype=torch.complex128), Gaussian(0.3)),
+        noise(2, 7, dtype=torch.complex128, seed=1),
+    )
+    before = problem.backprojection()
+    other = problem.measuring(y)
+    assert other.y is y and problem.y is not y
+    assert torch.equal(other.backprojection(), Problem(problem.operator, y, problem.noise).backprojection())
+    assert torch.equal(problem.backprojection(), before)
+
+
 def test_backprojection_is_computed_once() -> None:
     operator = Counting()
     problem = Problem(operator, torch.ones(1, 3))

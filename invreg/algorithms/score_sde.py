@@ -108,12 +108,16 @@ class PredictorCorrectorState:
         noisy: x_t at the next time, (B, *signal).
         times: all of them, falling.
         precision: the largest eigenvalue of A^H A / sigma^2, (B,): below its inverse root in noise, data say nothing.
+        most: the largest precision, known to the host, so that no step has to look at the device.
+        blind: whether the precision of a sample is 0.
     """
 
     x: Tensor
     noisy: Tensor
     times: tuple[float, ...]
     precision: Tensor
+    most: float
+    blind: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +184,8 @@ class PredictorCorrector(Sampler[PredictorCorrectorState]):
         times = self.sde.times(self.iterations, prior.sigma_range, self.t_min)
         precision = largest_eigenvalue(problem.normal, x)
         mean, std = self.sde.prior_mean(prior, x, times[0]), float(self.sde.std(times[0]))
-        return PredictorCorrectorState(x, mean + std * draw(x, self.generator), times, precision)
+        noisy = mean + std * draw(x, self.generator)
+        return PredictorCorrectorState(x, noisy, times, precision, float(precision.max()), float(precision.min()) == 0)
 
     def step(
         self, problem: Problem, prior: Denoiser, state: PredictorCorrectorState, progress: float
@@ -189,44 +194,45 @@ class PredictorCorrector(Sampler[PredictorCorrectorState]):
         t, noisy = state.times[k], state.noisy
         earlier = state.times[min(k + 1, self.iterations - 1)]
         for _ in range(self.corrector.steps if self.corrector is not None else 0):
-            noisy = self._correct(prior, noisy, t, earlier, state.precision)
-            noisy = self._meet(problem, noisy, t, state.precision)
+            noisy = self._correct(prior, noisy, t, earlier, state)
+            noisy = self._meet(problem, noisy, t, state)
         x = self.sde.denoised(prior, noisy, t)
         if k + 1 < len(state.times):
             s = state.times[k + 1]
-            noisy = self._meet(
-                problem, self.predictor.step(self.sde, noisy, x, t, s, self.generator), s, state.precision
-            )
+            noisy = self._meet(problem, self.predictor.step(self.sde, noisy, x, t, s, self.generator), s, state)
         return replace(state, x=x, noisy=noisy)
 
-    def _correct(self, prior: Denoiser, noisy: Tensor, t: float, earlier: float, precision: Tensor) -> Tensor:
+    def _correct(
+        self, prior: Denoiser, noisy: Tensor, t: float, earlier: float, state: PredictorCorrectorState
+    ) -> Tensor:
         """A Langevin step, which would forget data that are hardly met any more, and so rests then."""
         assert self.corrector is not None
         noise = draw(noisy, self.generator)  # needed or not, as in `_meet`
-        active = (float(self.sde.sigma(t)) ** 2 * precision > _CLEAR) | (precision == 0)
-        if not bool(active.any()):
+        variance = float(self.sde.sigma(t)) ** 2
+        if variance * state.most <= _CLEAR and not state.blind:
             return noisy
+        active = (variance * state.precision > _CLEAR) | (state.precision == 0)
         shrinkage = float(self.sde.transition(earlier, t)[0]) ** 2
         std = float(self.sde.std(t))
         moved = self.corrector.step(noisy, self.sde.score(prior, noisy, t), std, shrinkage, noise)
         return torch.where(expand(active, noisy), moved, noisy)
 
-    def _meet(self, problem: Problem, noisy: Tensor, t: float, precision: Tensor) -> Tensor:
+    def _meet(self, problem: Problem, noisy: Tensor, t: float, state: PredictorCorrectorState) -> Tensor:
         """x_t with what was measured of it replaced, (B, *signal)."""
         sigma, scale = float(self.sde.sigma(t)), float(self.sde.scale(t))
         # drawn whether they are needed or not, so that no chain's noise depends on another's problem
         noise, stray = draw(noisy, self.generator), draw(problem.y, self.generator)
-        excess = sigma**2 - torch.where(precision > 0, 1 / precision, torch.inf)
-        informed = excess > 0
-        if not bool(informed.any()):
+        if sigma**2 * state.most <= 1:
             return noisy
+        excess = sigma**2 - torch.where(state.precision > 0, 1 / state.precision, torch.inf)
+        informed = excess > 0
         root = excess.clamp_min(0).sqrt()
         tau = expand(root, noisy)
         level = problem.noise.sigma  # type: ignore[attr-defined]
         stray = math.sqrt(2) / sigma * expand(root, stray) * level * stray
         mask = problem.operator.sampled()
         data = problem.y + (stray if mask is None else torch.where(mask, stray, 0))
-        found = replace(problem, y=data).prox(noisy / scale - tau * noise, sigma**2, rtol=_ACCURATE)
+        found = problem.measuring(data).prox(noisy / scale - tau * noise, sigma**2, rtol=_ACCURATE)
         moved = found + tau * noise
         return torch.where(expand(informed, noisy), scale * moved, noisy)
 

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from invreg.algorithms.loop import Status
 from invreg.algorithms.score_sde import (
@@ -134,6 +135,33 @@ def test_a_chain_does_not_depend_on_its_batch() -> None:
     together = chains([0, 1, 2])
     for i in range(3):
         torch.testing.assert_close(chains([i]), together[i : i + 1], rtol=1e-4, atol=1e-5)
+
+
+class Looks(TorchDispatchMode):
+    """Counts what the host reads of single precision and of truth values: coefficients are double and its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        reads = name in {"_local_scalar_dense", "is_nonzero", "nonzero", "equal", "masked_select"}
+        self.count += reads and args[0].dtype != torch.float64
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_step_waits_for_the_device() -> None:
+    problem = Problem(Mask(torch.tensor([True, False])), torch.tensor([[1.0, 0.0], [0.2, 0.0]]), Gaussian(0.1))
+    for corrector in (None, Langevin(steps=2)):
+        sampler = PredictorCorrector(iterations=12, corrector=corrector, generator=seeded())
+        run = sampler.iterate(problem, GaussianDenoiser())
+        run.state = sampler.step(problem, GaussianDenoiser(), run.state, 1 / 12)  # remembers what y says
+        with Looks() as looks:
+            for k in range(1, 12):
+                run.state = sampler.step(problem, GaussianDenoiser(), run.state, (k + 1) / 12)
+        assert looks.count == 0
+        assert run.state.most == pytest.approx(100, rel=0.01) and not run.state.blind
 
 
 def test_the_run_is_recorded_and_single_precision_stays() -> None:
