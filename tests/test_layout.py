@@ -51,6 +51,7 @@ SHARED: dict[str, set[str]] = {
         "journal",
         "loop",
         "parallel",
+        "patches",
         "random_images",
         "randomness",
         "record",

@@ -18,7 +18,8 @@ from invreg.training.random_ct import computed_tomography
 SIGMA_DATA, LOW, HIGH = 0.9, 0.001, 40.0
 INFO = {
     "kind": "diffusion",
-    "images": "real, (B, 1, y, x), attenuation over that of water: air 0, brain within 0.05 of 1, bone 1.2 to 3",
+    "units": "water",
+    "images": "real, (B, y, x), attenuation over that of water: air 0, brain within 0.05 of 1, bone 1.2 to 3",
     "pixel size (mm)": [0.8, 2.2],
     "noise levels": [LOW, HIGH],
     "license": "see NOTICE.md",

@@ -158,6 +158,10 @@ class CT:
         hu = mu_to_hu(x, self.mu_water)
         return Image(hu, "HU", (self.pixel_size, self.pixel_size), self._affine(), self.count, meta)
 
+    def water(self) -> tuple[float, float] | None:
+        """The scale is the attenuation of water, where it is known."""
+        return (1.0, 0.0) if self.physical else None
+
     def _affine(self) -> Tensor | None:
         """Of a stack, whose slices lie a row of the detector apart: its middle at 0, x to the left, y to the back."""
         if self.count == 1:

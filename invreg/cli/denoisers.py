@@ -48,8 +48,7 @@ def fitted(text: str, scan: Scan) -> Fitted:
     found = config.learned_prior(config.parse(text))
     like = _image_like(scan)
     denoiser = _of_kind(found.denoiser, text, like.is_complex())
-    size = _size(scan, like)
-    scale, offset = (size * one for one in _units(found, denoiser))
+    scale, offset = _of_water(found, text, scan) if found.water else _of_size(found, denoiser, scan, like)
     if (scale, offset) != (1.0, 0.0):
         denoiser = Calibrated(denoiser, scale, offset)
     denoiser = denoiser.to(scan.device).requires_grad_(False)
@@ -71,6 +70,26 @@ def _image_like(scan: Scan) -> Tensor:
     """Zeros shaped as a slice's image, (1, *signal)."""
     index = reference_slice(scan)
     return torch.zeros_like(scan.operator(index).adjoint(scan.y(index)))
+
+
+def _of_water(found: config.LearnedPrior, text: str, scan: Scan) -> tuple[float, float]:
+    """Scale and offset of `Calibrated` for a prior of attenuation over that of water."""
+    water = scan.water()
+    if water is None:
+        reason = {
+            "mri": "those of k-space are not; take --prior brain",
+            "ct": "without a detector pitch those of this sinogram are not; write parallel-beam:detector_pitch=MM",
+            "image": "this one has no HU; convert it to a format that keeps them, such as DICOM or .npz",
+        }[scan.kind]
+        raise ValueError(f"prior {text} is for images of attenuation over that of water, but {reason}")
+    return water[0] * found.scale, water[0] * found.offset + water[1]
+
+
+def _of_size(found: config.LearnedPrior, denoiser: Denoiser, scan: Scan, like: Tensor) -> tuple[float, float]:
+    """Scale and offset of `Calibrated` for a prior of images of magnitude 0 to 1."""
+    size = _size(scan, like)
+    scale, offset = _units(found, denoiser)
+    return size * scale, size * offset
 
 
 def _size(scan: Scan, like: Tensor) -> float:

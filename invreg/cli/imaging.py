@@ -117,6 +117,10 @@ class Imaging:
             affine = None
         return Image(x, self.record.units, voxel_size, affine, self.record.slices, dict(self.record.meta))
 
+    def water(self) -> tuple[float, float] | None:
+        """What HU are, over the scale; other units say nothing of water."""
+        return (1000 / self.scale, -1000 / self.scale) if self.record.units == "HU" else None
+
     def about(self) -> dict[str, Any]:
         """What was decided, for the record."""
         return {"operator": self.cls.__name__, "options": dict(self.spec.options)}

@@ -143,6 +143,10 @@ class MRI:
             x = x.abs().square().sum(1).sqrt().to(x.dtype)
         return self.record.image(x)
 
+    def water(self) -> tuple[float, float] | None:
+        """No attenuation."""
+        return None
+
     def about(self) -> dict[str, Any]:
         """What was decided, for the record."""
         source = "none" if self.cls is MaskedFourier else "given" if self.maps is not None else "ESPIRiT"

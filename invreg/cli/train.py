@@ -127,7 +127,10 @@ def make_plan(recipe: Recipe, device: torch.device, resume: bool) -> Plan:
         TypeError, ValueError: names or options that are unknown, or that do not go together.
     """
     torch.manual_seed(recipe.seed)
-    data, held_out = config.part("data", recipe.data).split(recipe.test, recipe.split_seed)
+    whole = config.part("data", recipe.data)
+    data, held_out = whole.split(recipe.test, recipe.split_seed)
+    if recipe.test > 0 and held_out is None:
+        raise ValueError(f"test {recipe.test:g} of {len(whole)} samples holds out none; raise it, or leave it away")
     data, held_out = data.to(device), None if held_out is None else held_out.to(device)
     measured = data.constants if isinstance(data, ImageSet) else {}
     model = config.part("model", recipe.model, measured).to(device)
@@ -162,6 +165,8 @@ def make_plan(recipe: Recipe, device: torch.device, resume: bool) -> Plan:
 def _batches(data: DataSet | ImageSet, recipe: Recipe) -> Batches[tuple[Tensor, ...]]:
     """Samples in a new order each epoch, or patches of images without end."""
     if isinstance(data, ImageSet):
+        if recipe.drop_last:
+            raise ValueError("drop_last is of no use with data images: every batch of patches is full; leave it away")
         if recipe.steps is None:
             raise ValueError("data images needs steps in place of epochs: of patches there is no end")
         return Ahead(data.batches(recipe.batch, recipe.steps, recipe.seed))
@@ -221,6 +226,7 @@ def _finish(order: Order, plan: Plan) -> dict[str, Any]:
             "command": f"invreg train {order.recipe}",
             "recipe": json.loads(json.dumps(dataclasses.asdict(plan.recipe))),
             "data": dict(plan.info),
+            **_card(plan.info),
             "steps": len(record),
             "test": finite(scores),
             "versions": versions(),
@@ -231,6 +237,15 @@ def _finish(order: Order, plan: Plan) -> dict[str, Any]:
     if parallel.rank() == 0:
         write_text(folder / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
     return report
+
+
+def _card(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What a prior of such images says of itself, as `config.learned_prior` reads it."""
+    card = {key: data[key] for key in ("pixel size (mm)",) if key in data}
+    if data.get("units") == "HU" and isinstance(data["scale"], int | float):
+        # an image is (HU - offset) / scale, and HU = 1000 (attenuation over that of water - 1)
+        card |= {"units": "water", "scale": data["scale"] / 1000, "offset": (data["offset"] + 1000) / 1000}
+    return card
 
 
 def _scores(plan: Plan, model: nn.Module) -> dict[str, float]:

@@ -13,10 +13,10 @@ from invreg.regularizers import red_diff
 from invreg.training import (
     cnf,
     denoising,
+    image_files,
     latent_ode,
     neural_ode,
     neural_sde,
-    patches,
     proximal_matching,
     smoothness,
     teacher_forcing,
@@ -186,7 +186,7 @@ LOSSES: Mapping[str, Any] = {"cross-entropy": torch.nn.functional.cross_entropy,
 DATA: Mapping[str, Any] = {
     "arrays": data.arrays,
     "digits": data.digits,
-    "images": patches.images,
+    "images": image_files.images,
     "mnist-5000": data.mnist_5000,
 }
 

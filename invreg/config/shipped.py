@@ -14,7 +14,10 @@ from invreg.config.spec import Spec, choose
 from invreg.interfaces import Denoiser
 from invreg.models import from_diffusers, pretrained
 
-SHIPPED: Mapping[str, str] = {"brain": "a diffusion model of complex brain MR images of any contrast"}
+SHIPPED: Mapping[str, str] = {
+    "brain": "a diffusion model of complex brain MR images of any contrast",
+    "head-ct": "a diffusion model of head CT images, in units of the attenuation of water",
+}
 """What there is, in a line each; beside the folder of each in invreg/assets lies its card, NAME_prior.md."""
 
 PRIORS: Mapping[str, str] = {
@@ -34,20 +37,23 @@ class LearnedPrior:
     Args:
         denoiser: on the CPU, in evaluation mode, in its own units.
         info: its card: range of values, pixel sizes, how it was trained; empty where there is none.
-        scale, offset: an image, of values 0 to 1, is scale * (one as the denoiser knows it) + offset.
+        scale, offset: an image is scale * (one as the denoiser knows it) + offset.
+        water: whether these images are attenuation over that of water; else they are of values 0 to 1.
     """
 
     denoiser: Denoiser
     info: Mapping[str, Any]
     scale: float
     offset: float
+    water: bool
 
 
 def learned_prior(spec: Spec) -> LearnedPrior:
     """A trained denoiser from what `NAME[:key=value,...]` says, NAME one of `PRIORS`.
 
-    The options scale and offset win over what the card says under these words. Where neither does, networks of
-    diffusers are taken to see images within -1 and 1, others within 0 and 1.
+    The options scale and offset win over what the card says under these words, and over its units, "water" for images
+    of attenuation over that of water. Where neither says anything, networks of diffusers are taken to see images within
+    -1 and 1, others within 0 and 1.
 
     Raises:
         FileNotFoundError, ImportError: a folder or a file of it is missing, or diffusers is.
@@ -61,7 +67,8 @@ def learned_prior(spec: Spec) -> LearnedPrior:
     denoiser, info = _read(spec)
     usual = {"scale": 0.5, "offset": 0.5} if spec.name == "diffusers" else {"scale": 1.0, "offset": 0.0}
     said = {**usual, **{key: one for key, one in info.items() if key in usual}, **spec.options}
-    return LearnedPrior(denoiser, info, _number("scale", said), _number("offset", said))
+    water = info.get("units") == "water" and not usual.keys() & spec.options.keys()
+    return LearnedPrior(denoiser, info, _number("scale", said), _number("offset", said), water)
 
 
 def _read(spec: Spec) -> tuple[Denoiser, Mapping[str, Any]]:

@@ -148,7 +148,7 @@ def _affine(geometry: tuple[Any, Any, Any], header: Any, step: Any) -> torch.Ten
 
 
 def _read_series(path: Path) -> Image:
-    names = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith(".") and _is_dicom(p))
+    names = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith(".") and is_dicom(p))
     if not names:
         raise ValueError(f"{path}: wanted DICOM files in the directory, got none; name the directory of one series")
     headers = []
@@ -209,7 +209,8 @@ def _stack(headers: list[Any]) -> tuple[list[int], torch.Tensor, tuple[float, ..
     return order, affine, (float(np.linalg.norm(step)), *spacing)
 
 
-def _is_dicom(path: Path) -> bool:
+def is_dicom(path: Path) -> bool:
+    """Whether a file begins as DICOM does, and is no index of others."""
     with open(path, "rb") as file:
         start = file.read(132)
     return start[128:] == b"DICM" and path.name.upper() != "DICOMDIR"
@@ -260,7 +261,7 @@ def require_place_for_series(path: Path, *, overwrite: bool) -> None:
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"{path}: is a file, a series needs a directory; choose another name")
     old = sorted(path.iterdir()) if path.is_dir() else []
-    if any(not p.is_file() or not _is_dicom(p) for p in old):
+    if any(not p.is_file() or not is_dicom(p) for p in old):
         raise FileExistsError(
             f"{path}: holds other things than DICOM slices, which are not deleted; choose another name"
         )

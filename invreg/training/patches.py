@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-import os
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,13 +19,10 @@ from torch.nn.functional import interpolate
 from invreg._check import require_count, require_finite, require_positive, require_tensor
 from invreg._store import update_digest
 from invreg.data import DataSet
-from invreg.io import Image, formats, read
 from invreg.training.random_images import smooth_field, uniform
 
 TRIES = 16
 """Patches that are drawn in search of one that is not empty; the last of them is taken as it is."""
-BRIGHTEST = 0.999
-"""Share of a file's values that lies below the one that becomes 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +118,7 @@ class Patches:
             require_count(name, value)
         require_count("seed", seed, least=0)
         require_positive("least", least, zero_allowed=True)
-        self.images = _require_images(images, size)
+        self.images = require_images(images, size)
         self.size, self.batch, self.steps, self.seed = size, batch, steps, seed
         self.variation, self.least = variation, least
         self._areas = list(accumulate(one.shape[-2] * one.shape[-1] for one in self.images))
@@ -163,18 +158,22 @@ class Patches:
         return image[..., y : y + side, x : x + side]
 
 
-def _require_images(images: Tensor | Sequence[Tensor], size: int) -> tuple[Tensor, ...]:
-    """Images one by one, once they are known to fit together and to hold a patch."""
+def require_images(
+    images: Tensor | Sequence[Tensor], size: int, names: Sequence[str] | None = None
+) -> tuple[Tensor, ...]:
+    """Images one by one, once they are known to fit together and to hold a patch; names: for messages."""
     found: tuple[Tensor, ...] = images.unbind() if isinstance(images, Tensor) and images.ndim else tuple(images)
     if not found:
         raise ValueError("images must be at least one, got none")
     for number, one in enumerate(found):
-        name = f"images[{number}]"
+        name = f"images[{number}]" if names is None else names[number]
         require_tensor(name, one)
         if not (one.is_floating_point() or one.is_complex()):
             raise TypeError(f"{name} must be floating point or complex, got {one.dtype}; use {name}.float()")
         if one.dtype != found[0].dtype:
-            raise TypeError(f"images must be of one dtype, got {found[0].dtype} and {one.dtype}; convert them")
+            raise TypeError(
+                f"images must be of one dtype, got {found[0].dtype}, and {one.dtype} in {name}; convert them"
+            )
         if one.ndim not in (2, 3) or one.shape[:-2] != found[0].shape[:-2]:
             raise ValueError(
                 f"{name} must be (y, x) or (C, y, x), with as many channels as the others, got {tuple(one.shape)}"
@@ -211,7 +210,7 @@ def tiles(images: Tensor | Sequence[Tensor], size: int) -> Tensor:
     """
     require_count("size", size)
     found = []
-    for one in _require_images(images, size):
+    for one in require_images(images, size):
         starts = [_starts(n, size) for n in one.shape[-2:]]
         found += [one[..., y : y + size, x : x + size] for y in starts[0] for x in starts[1]]
     return torch.stack(found)
@@ -244,9 +243,9 @@ class ImageSet:
     info: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _require_images(self.images, self.size)
+        require_images(self.images, self.size)
         if self.held_out:
-            _require_images([self.images[0], *self.held_out], self.size)
+            require_images([self.images[0], *self.held_out], self.size)
 
     def __len__(self) -> int:
         """How many images there are."""
@@ -296,101 +295,3 @@ class ImageSet:
         return Patches(
             self.images, size=self.size, batch=batch, steps=steps, seed=seed, variation=self.variation, least=self.least
         )
-
-
-def images(
-    files: str | Sequence[str],
-    held_out: str | Sequence[str] = (),
-    *,
-    size: int = 64,
-    flips: bool = True,
-    turns: bool = True,
-    zoom: float = 0.1,
-    gain: float = 0.1,
-    phase: bool = True,
-    smooth_phase: float = 0.0,
-    least: float = 0.0,
-    scale: float | None = None,
-    offset: float = 0.0,
-    magnitude: bool = False,
-    channels: bool = False,
-) -> ImageSet:
-    """Images of files and folders, to train on by random patches.
-
-    Every kind of file that `invreg.io.read` knows will do; a volume is so many slices. Of a folder come all such files,
-    and the DICOM series in it, of folders within it as well.
-
-    Args:
-        files: to train on.
-        held_out: to judge by.
-        size: pixels of a side of the patches.
-        flips, turns, zoom, gain, phase, smooth_phase: as of `Variation`.
-        least: patches of a smaller root mean square are drawn anew, as of `Patches`.
-        scale, offset: images become (value - offset) / scale; without scale, of each file the value that one in a
-            thousand exceeds becomes 1.
-        magnitude: take the magnitude of complex images.
-        channels: of four axes, (N, C, y, x), the second is of channels, not of slices.
-
-    Raises:
-        FileNotFoundError: a file is missing, or a folder holds none.
-        TypeError: a file holds no image, or an option of the wrong kind.
-        ValueError: a file is damaged, empty (all values offset), or both trained on and held out; as of `Patches`.
-    """
-    variation = Variation(
-        flips=flips, turns=turns, zoom=zoom, gain=gain, phase=phase, smooth_phase=smooth_phase
-    )  # fmt: skip
-    require_count("size", size)
-    if scale is not None:
-        require_positive("scale", scale)
-    groups = []
-    for option, given in (("files", files), ("held_out", held_out)):
-        named = [given] if isinstance(given, str) else given
-        if not isinstance(named, Sequence) or not all(isinstance(name, str) for name in named):
-            raise TypeError(f"{option} must be a path or a list of paths, as text, got {given!r}")
-        groups.append([place for name in named for place in _places(Path(name))])
-    twice = {place.resolve() for place in groups[0]} & {place.resolve() for place in groups[1]}
-    if twice:
-        raise ValueError(f"{min(twice)} must be in one of files and held_out, got it in both")
-    read_in = [[_read(place, scale, offset, magnitude, channels) for place in group] for group in groups]
-    numbers = tuple(k for k, one in enumerate(read_in[0]) for _ in one)
-    found, judged = (tuple(image for one in group for image in one) for group in read_in)
-    info = {"source": [str(place) for place in groups[0]], "images": len(found), "patch": size, "offset": offset}
-    info["scale"] = "the 99.9th percentile of each file" if scale is None else scale
-    return ImageSet(found, numbers, judged, size, variation, least, info)
-
-
-def _places(path: Path) -> list[Path]:
-    """The files of a folder, and its folders with a DICOM series, in order; of a file the file."""
-    if not path.is_dir():
-        if not path.exists():
-            raise FileNotFoundError(f"{path}: no such file or folder; check the path")
-        return [path]
-    inside = sorted(one for one in path.iterdir() if not one.name.startswith("."))
-    suffixes = tuple(s for one in formats() if one.name != "dicom" for s in one.suffixes if s != ".hdr")
-    known = [one for one in inside if one.is_file() and one.name.lower().endswith(suffixes)]
-    found = known + [place for one in inside if one.is_dir() and _holds_files(one) for place in _places(one)]
-    if any(one.is_file() and one.suffix.lower() in ("", ".dcm", ".ima") for one in inside):
-        found.append(path)  # a series
-    if not found:
-        raise FileNotFoundError(f"{path}: wanted images in this folder, got none of a known kind; check the path")
-    return found
-
-
-def _holds_files(folder: Path) -> bool:
-    return any(names for _, _, names in os.walk(folder))
-
-
-def _read(place: Path, scale: float | None, offset: float, magnitude: bool, channels: bool) -> tuple[Tensor, ...]:
-    """The images of a file, scaled, (y, x) or (C, y, x) each."""
-    record = read(place)
-    if not isinstance(record, Image):
-        raise TypeError(f"{place}: wanted images, got {type(record).__name__}; reconstruct it and train on the result")
-    data = record.data.abs() if magnitude else record.data
-    data = (data.to(torch.complex64) if data.is_complex() else data.float()) - offset
-    if scale is None:
-        flat = data.abs().flatten()
-        scale = float(flat.kthvalue(max(1, round(BRIGHTEST * flat.numel()))).values)
-        if scale == 0:
-            raise ValueError(f"{place}: wanted an image, got hardly a value but {offset}; leave it away, or give scale")
-    data = data / scale
-    return (data if data.ndim == 3 or channels else data.flatten(0, 1)).unbind()

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,36 @@ def test_the_range_of_a_network_follows_its_card_and_the_user_wins(invoke, prior
     assert about["plan"]["prior range"] == "image = 2 x the network's + 2"  # A^H y is a quarter of the image
 
 
+def test_a_prior_in_units_of_water_meets_the_units_of_the_scan(
+    invoke, scans: Path, priors: Path, tmp_path: Path
+) -> None:
+    water = f"model:folder={save(tmp_path / 'water', 'channels', units='water')}"
+    small = ("--size", 32, "--pixel-size", 7.0)
+    about = reconstruct(invoke, scans / "ct.npz", tmp_path / "ct.npz", "--prior", water, *small, *FEW)
+    assert about["plan"]["prior range"] == "image = 1 x the network's"
+    hu = 400 * torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(0)) - 100
+    write(tmp_path / "hu.npz", Image(hu, "HU"))
+    words = ("--prior", water, "--algorithm", "ddrm:iterations=3", "--no-check", "--sigma", 250)
+    about = reconstruct(invoke, tmp_path / "hu.npz", tmp_path / "x.npz", *words)
+    scale = float(about["plan"]["scale"].split()[0])
+    assert about["plan"]["prior range"] == f"image = {1000 / scale:g} x the network's + {-1000 / scale:g}"
+    record = read(scans / "ct.npz")
+    assert isinstance(record, Sinogram)
+    write(tmp_path / "pixels.npz", replace(record, detector_pitch=None))
+    write(tmp_path / "plain.npz", Image(hu))
+    for source, message in (
+        (scans / "mri.npz", "but those of k-space are not; take --prior brain"),
+        (tmp_path / "pixels.npz", "without a detector pitch those of this sinogram are not"),
+        (tmp_path / "plain.npz", "this one has no HU"),
+    ):
+        outcome = invoke("reconstruct", source, "-o", tmp_path / "y.npz", "--prior", water, *FEW)
+        assert outcome.code == 2
+        assert "is for images of attenuation over that of water" in outcome.err
+        assert message in outcome.err
+    said = reconstruct(invoke, tmp_path / "plain.npz", tmp_path / "y.npz", "--prior", f"{water},scale=0.5", *FEW)
+    assert said["plan"]["prior range"] == "image = 0.5 x the network's"
+
+
 def test_doubts_are_remarked_and_recorded(invoke, scans: Path, priors: Path, tmp_path: Path) -> None:
     save(tmp_path / "fine", "real2", **{"pixel size (mm)": [0.5, 1.0]})
     words = ("--prior", f"model:folder={tmp_path / 'fine'}", "--sigma", 0.001, "--iterations", 4)
@@ -275,7 +306,7 @@ def test_priors_that_are_not_there_or_not_for_these_images_are_named(
 
 def test_words_of_learned_priors_without_one_are_refused(invoke, scans: Path, tmp_path: Path) -> None:
     for words, message in (
-        (("--samples", 3), "--samples goes with a learned prior; give --prior with one of brain, diffusers, model"),
+        (("--samples", 3), "--samples goes with a learned prior; give --prior with one of brain, head-ct,"),
         (("--with", "tv"), "--with goes with a learned prior"),
         (("--algorithm", "dds"), "dds goes with a learned prior"),
     ):

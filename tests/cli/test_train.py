@@ -14,9 +14,10 @@ import pytest
 import torch
 import yaml
 
+from invreg import io
 from invreg.cli.recipe import read_recipe
 from invreg.cli.train import Order, make_plan
-from invreg.config import from_pretrained
+from invreg.config import from_pretrained, learned_prior, parse
 from invreg.models.pretrained import info_of
 from invreg.training import read_log
 from invreg.training.checkpoint import checkpoints
@@ -116,6 +117,7 @@ def test_a_finished_training_is_not_repeated_but_written_again(invoke: Any, tmp_
         ({"batch": 0}, "batch must be >= 1, got 0"),
         ({"seed": -1}, "seed must be >= 0, got -1"),
         ({"test": 1.5}, "test must be a fraction below 1, got 1.5"),
+        ({"test": 0.01}, "test 0.01 of 60 samples holds out none; raise it, or leave it away"),
         ({"drop_last": 3}, "drop_last must be true or false, got 3"),
         ({"clip": 0}, "clip must be finite and > 0, got 0"),
         ({"precision": "half"}, 'precision must be "full", "bfloat16" or "float16"'),
@@ -404,6 +406,20 @@ def test_priors_are_trained_on_patches_of_images(invoke: Any, tmp_path: Path, ki
     assert (info["data"]["images"], info["data"]["held out"]) == (6, 3)
 
 
+def test_a_prior_of_ct_images_says_its_units_and_pixels(invoke: Any, tmp_path: Path) -> None:
+    content = priors(tmp_path)["denoising"]
+    (tmp_path / "ct").mkdir()
+    for name in ("a", "b"):
+        io.write(tmp_path / "ct" / f"{name}.npz", io.Image(torch.rand(1, 24, 24), "HU", (0.5, 0.5)))
+    content["data"] = {**content["data"], "files": str(tmp_path / "ct"), "scale": 2000, "offset": -500}
+    network = "unet:channels=1,widths=[4,4],blocks=1"
+    content["model"] = {**content["model"], "network": network, "layout": "channels"}
+    assert invoke("train", write(tmp_path, **{**content, "test": 0.5})).code == 0
+    found = learned_prior(parse(f"model:folder={tmp_path / 'run' / 'model'}"))
+    assert (found.water, found.scale, found.offset) == (True, 2.0, 0.5)  # -500 HU is half of water
+    assert found.info["pixel size (mm)"] == [0.4545, 0.55]
+
+
 @pytest.mark.parametrize("kind", ["denoising", "matching"])
 def test_a_prior_that_was_broken_off_ends_as_one_that_was_not(invoke: Any, tmp_path: Path, kind: str) -> None:
     path = write(tmp_path, **priors(tmp_path)[kind])
@@ -449,6 +465,8 @@ def test_a_learned_prox_of_vectors_is_trained_on_arrays(invoke: Any, tmp_path: P
     [
         ({"epochs": 2, "steps": ...}, "data images needs steps in place of epochs"),
         ({"data": "images:size=8"}, "images needs files"),
+        ({"drop_last": True}, "drop_last is of no use with data images: every batch of patches is full; leave it away"),
+        ({"test": 0.1}, "test 0.1 of 9 samples holds out none; raise it, or leave it away"),
         ({"data": "images:files=nowhere"}, "nowhere: no such file or folder; check the path"),
         ({"data": "images:files=none"}, "files must be a path or a list of paths, as text, got None"),
         ({"model": "convex-cnn:kernel=2", "objective": "proximal-matching:sigma=0.1"}, "kernel must be odd, got 2"),
