@@ -14,6 +14,7 @@ from invreg.interfaces import Denoiser, LinearOperator, Operator, _keep_kind
 from invreg.random import Generator, draw
 
 CHUNK = 256  # columns of a dense matrix that an operator is asked for at once
+LINEAR = 1e-4  # relative: how far A(x) of a random x may be from the matrix of A times x
 
 
 class LinearGaussian(Protocol):
@@ -173,14 +174,24 @@ class SpectralMixture(ExactDenoiser):
         return _View(residual, coordinates, noise, -self.share * cost)
 
     def dense_covariances(self) -> Tensor:
-        """U diag(values) U^H of each part, (K, d, d): its covariance where U has full rank."""
-        return (self.vectors * self.values[:, None]) @ self.vectors.mH
+        """Covariance of each part, (K, d, d)."""
+        root = self._roots()
+        return root @ root.mH
+
+    def _roots(self) -> Tensor:
+        """R with R R^H the covariance of each part, (K, d, d)."""
+        d, r = self.vectors.shape[1:]
+        if r == d:
+            return self.vectors * self.values.sqrt()[:, None]
+        spread = self.rest.sqrt()[:, None]
+        inside = (self.vectors * (self.values.sqrt() - spread)[:, None]) @ self.vectors.mH
+        return inside + torch.diag_embed(spread.expand(-1, d))
 
     def condition(self, problem: LinearGaussian) -> tuple[Tensor, Tensor, Tensor]:
-        """Weights (K,), means (K, d) and covariances (K, d, d) given the measurement; parts of full rank only."""
+        """Weights (K,), means (K, d) and covariances (K, d, d) given the measurement."""
         A, y, sigma = measured(problem, self.signal_shape, self.centres)
         std = sigma * math.sqrt(2) if self.complex_valued else sigma
-        root = self.vectors * self.values.sqrt()[:, None]
+        root = self._roots()
         A, y = A / std[:, None], y / std
         P, s, Vh = torch.linalg.svd(A @ root, full_matrices=False)
         residual = y - self.centres @ A.mT
@@ -250,10 +261,12 @@ def measured(problem: LinearGaussian, shape: tuple[int, ...], like: Tensor) -> t
     with torch.no_grad():
         identity = torch.eye(d, dtype=like.dtype, device=like.device).reshape(d, *shape)
         columns = torch.cat([operator(one).flatten(1) for one in torch.split(identity, CHUNK)])
-        if like.is_complex():
-            turned = operator(1j * identity[:1]).flatten(1)
-            if not columns.is_complex() or not torch.allclose(turned, 1j * columns[:1], rtol=1e-4):
-                raise ValueError("the operator must be linear over complex numbers, A(i x) = i A(x), got another")
+        probe = draw(identity[:1], torch.Generator().manual_seed(0))
+        seen, dtype = operator(probe).flatten(1), torch.promote_types(like.dtype, columns.dtype)
+        gap = (seen - probe.flatten(1).to(dtype) @ columns.to(dtype)).abs().amax()
+        if not bool(gap <= LINEAR * seen.abs().amax()):
+            law = " over complex numbers, A(i x) = i A(x)" if like.is_complex() else ""
+            raise ValueError(f"the operator must be linear{law}, got {type(operator).__name__}, which is not")
     mask = operator.sampled()
     kept = slice(None) if mask is None else mask.expand(y.shape).flatten()
     sigma = torch.as_tensor(noise.sigma, dtype=like.real.dtype, device=y.device).expand(y.shape).flatten()[kept]

@@ -261,10 +261,17 @@ class Matrix(LinearOperator):
 
 
 class Conjugate(Matrix):
-    """Linear over real numbers only."""
+    """Linear over real numbers only, in the last entry."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.conj())
+        return super().forward(torch.cat([x[:, :-1], x[:, -1:].conj()], 1))
+
+
+class Bent(Matrix):
+    """Not linear, though it maps each unit vector as a matrix does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + x.square().sum(1, keepdim=True) - x.sum(1, keepdim=True)
 
 
 def conditioned(oracle: ExactDenoiser, A: Tensor, y: Tensor, S: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -295,6 +302,17 @@ def test_posteriors_are_those_of_the_textbook(dtype: torch.dtype, rows: int) -> 
     away = means - (weights[:, None] * means).sum(0)
     whole = (weights[:, None, None] * (C + away[:, :, None] * away[:, None].conj())).sum(0)
     assert relative_gap(found.covariance, whole) < 1e-10
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("rows", [2, 9])
+def test_the_posterior_of_a_low_rank_mixture_keeps_its_floor(dtype: torch.dtype, rows: int) -> None:
+    oracle, A, y = low_rank(dtype), noise(rows, 6, dtype=dtype, seed=7), noise(rows, dtype=dtype, seed=8)
+    assert relative_gap(oracle.dense_covariances(), dense(oracle)[2]) < 1e-12
+    S = (0.18 if dtype.is_complex else 0.09) * torch.eye(rows, dtype=dtype)
+    found = oracle.condition(Problem(Matrix(A, (3, 2)), y[None], Gaussian(0.3)))
+    for one, wanted in zip(found, conditioned(oracle, A, y, S), strict=True):
+        assert relative_gap(one, wanted) < 1e-10
 
 
 def test_real_signals_with_complex_measurements_are_seen_by_both_parts() -> None:
@@ -444,7 +462,12 @@ def test_volumes_have_three_axes() -> None:
                 Problem(Conjugate(torch.eye(4, dtype=C128), (4,)), torch.ones(1, 4, dtype=C128))
             ),
             ValueError,
-            "linear over complex numbers",
+            r"the operator must be linear over complex numbers, A\(i x\) = i A\(x\), got Conjugate, which is not",
+        ),
+        (
+            lambda: gaussian().posterior(Problem(Bent(torch.eye(4).double(), (4,)), torch.ones(1, 4).double())),
+            ValueError,
+            "the operator must be linear, got Bent, which is not",
         ),
     ],
 )
