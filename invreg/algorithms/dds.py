@@ -14,11 +14,12 @@ from invreg.algorithms.renoise import (
     DiffusionSampler,
     Estimate,
     Level,
+    ancestral,
     mixed_noise,
     require_fraction,
     require_quadratic,
 )
-from invreg.algorithms.smooth import curvature, inverse
+from invreg.algorithms.smooth import inverse
 from invreg.algorithms.splitting import Terms, apply, apply_adjoint, apply_normal, terms_of
 from invreg.interfaces import Proximal, Splitting
 from invreg.lanczos import largest_eigenvalue
@@ -43,7 +44,9 @@ class DDS(DiffusionSampler):
             iterations with a fixed gamma; 1 is best where gamma follows sigma.
         inner_iterations: conjugate gradients of each data step, from D.
         regularizer: R, with terms or a prox (`TotalVariation`, `WaveletL1`, sums, ...), None for none.
-        rho: ADMM's penalty; default |A|^2 / sigma_y^2 over |sum_i L_i^H L_i| of each sample.
+        rho: ADMM's penalty; default 1 / (v |sum_i L_i^H L_i|), so that the splits are trusted as D is: R acts at the
+            noise level of the step. (|A|^2 / sigma_y^2 in place of 1 / v lost up to 1.6 dB to it on brain scans, and 7
+            dB on CT, where A sees most directions weakly: the splits then hold x where it was.)
         rounds: iterations of ADMM in each step, where there is R.
 
     Source: Chung, Lee and Ye 2024, "Decomposed diffusion sampler for accelerating large-scale inverse problems",
@@ -52,7 +55,7 @@ class DDS(DiffusionSampler):
     """
 
     gamma: float | None = None
-    eta: float = 1.0
+    eta: float | None = 1.0
     inner_iterations: int = 5
     regularizer: Any = None
     rho: float | None = None
@@ -62,7 +65,8 @@ class DDS(DiffusionSampler):
         super().__post_init__()
         if self.gamma is not None:
             require_positive("gamma", self.gamma)
-        require_fraction("eta", self.eta)
+        if self.eta is not None:
+            require_fraction("eta", self.eta)
         require_count("inner_iterations", self.inner_iterations)
         require_count("rounds", self.rounds)
         if self.regularizer is not None and not isinstance(self.regularizer, Splitting | Proximal):
@@ -80,13 +84,9 @@ class DDS(DiffusionSampler):
         if self.regularizer is None:
             return None
         terms = terms_of(self.regularizer, "DDS")
-        if self.rho is not None:
-            rho = torch.full_like(like.real.flatten(1)[:, 0], self.rho)
-        else:
-            rho = curvature(problem, like) * inverse(largest_eigenvalue(lambda v: _stiffness(terms, v), like))
-            rho = torch.where(rho > 0, rho, 1)
+        bound = largest_eigenvalue(lambda v: _stiffness(terms, v), like)
         splits = tuple(apply(k, like) for k, _ in terms)
-        return _Splitting(rho, splits, tuple(torch.zeros_like(z) for z in splits))
+        return _Splitting(bound, torch.ones_like(bound), splits, tuple(torch.zeros_like(z) for z in splits))
 
     def consistent(
         self, problem: Problem, denoised: Tensor, noisy: Tensor, level: Level, memory: _Splitting | None
@@ -98,6 +98,8 @@ class DDS(DiffusionSampler):
         return problem.prox(denoised, variance, x0=denoised, rtol=0, iterations=n, check_every=n), None
 
     def renoise(self, problem: Problem, estimate: Estimate, noisy: Tensor, level: Level) -> Tensor:
+        if self.eta is None:
+            return ancestral(estimate.consistent, noisy, level, self.generator)
         direction = (noisy - estimate.denoised) * (1 / level.sigma)
         return mixed_noise(estimate.consistent, direction, level.lower, self.eta, self.generator)
 
@@ -116,8 +118,10 @@ class DDS(DiffusionSampler):
     ) -> tuple[Tensor, _Splitting]:
         """Iterations of ADMM on misfit + |x - D|^2 / (2 v) + R, from D and the splits and duals of the last step."""
         terms = terms_of(self.regularizer, "DDS")
-        splits, duals, x = list(memory.splits), list(memory.duals), denoised
-        pull, rho, back = 1 / variance, expand(memory.rho, x), problem.backprojection()
+        penalty = self._penalty(variance, memory.bound)
+        splits, x = list(memory.splits), denoised
+        duals = [u * expand(memory.rho / penalty, u) for u in memory.duals]  # scaled ones: rho u is what lives on
+        pull, rho, back = 1 / variance, expand(penalty, x), problem.backprojection()
         back = back.real if back.is_complex() and not x.is_complex() else back
         for _ in range(self.rounds):
             target = sum(
@@ -134,15 +138,23 @@ class DDS(DiffusionSampler):
             ).x
             for i, (k, term) in enumerate(terms):
                 v = apply(k, x) + duals[i]
-                splits[i] = term.prox(v, 1 / expand(memory.rho, v))
+                splits[i] = term.prox(v, 1 / expand(penalty, v))
                 duals[i] = v - splits[i]
-        return x, _Splitting(memory.rho, tuple(splits), tuple(duals))
+        return x, _Splitting(memory.bound, penalty, tuple(splits), tuple(duals))
+
+    def _penalty(self, variance: Tensor | float, bound: Tensor) -> Tensor:
+        """Rho of a step, (B,); bound: |sum_i L_i^H L_i|."""
+        if self.rho is not None:
+            return torch.full_like(bound, self.rho)
+        trust = 1 / torch.as_tensor(variance, dtype=bound.dtype, device=bound.device).reshape(-1)
+        return torch.where(bound > 0, trust * inverse(bound), trust)
 
 
 @dataclass(frozen=True, eq=False)
 class _Splitting:
-    """ADMM's memory: penalty, (B,), and for each term its split and its scaled dual."""
+    """ADMM's memory: |sum_i L_i^H L_i| and the last penalty, (B,), and for each term its split and scaled dual."""
 
+    bound: Tensor
     rho: Tensor
     splits: tuple[Tensor, ...]
     duals: tuple[Tensor, ...]

@@ -14,6 +14,7 @@ from invreg.algorithms.renoise import (
     DiffusionSampler,
     Estimate,
     Level,
+    ancestral,
     mixed_noise,
     require_fraction,
     require_quadratic,
@@ -40,13 +41,14 @@ class DiffPIR(DiffusionSampler):
 
     iterations: int = 100
     strength: float = 1.0
-    zeta: float = 1.0
+    zeta: float | None = 1.0
     inner_iterations: int = 5
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive("strength", self.strength)
-        require_fraction("zeta", self.zeta)
+        if self.zeta is not None:
+            require_fraction("zeta", self.zeta)
         require_count("inner_iterations", self.inner_iterations)
 
     def require(self, problem: Problem) -> None:
@@ -61,6 +63,8 @@ class DiffPIR(DiffusionSampler):
         return problem.prox(denoised, variance, x0=denoised, rtol=0, iterations=n, check_every=n), None
 
     def renoise(self, problem: Problem, estimate: Estimate, noisy: Tensor, level: Level) -> Tensor:
+        if self.zeta is None:
+            return ancestral(estimate.consistent, noisy, level, self.generator)
         direction = (noisy - estimate.consistent) * (1 / level.sigma)
         return mixed_noise(
             estimate.consistent, direction, level.lower, math.sqrt(self.zeta), self.generator, math.sqrt(1 - self.zeta)

@@ -279,3 +279,19 @@ def test_nothing_measured_and_a_regularizer_go_together() -> None:
     prior = GaussianOracle(torch.zeros(4, 4, dtype=F64), torch.eye(16, dtype=F64))
     sampler = DDS(iterations=10, regularizer=TotalVariation(0.1), generator=seeded(0))
     assert bool(sample_prior(sampler, prior, torch.zeros(2, 4, 4, dtype=F64)).isfinite().all())
+
+
+def test_a_faint_regularizer_lets_data_that_are_weakly_seen_be_met() -> None:
+    """Singular values from 1 to 0.01, as in tomography: the splits must not hold x where it was."""
+    A = matrix(16, (4, 4))
+    U, _, V = torch.linalg.svd(A.matrix)
+    A.matrix = U @ torch.diag(torch.logspace(0, -2, 16, dtype=F64)) @ V
+    prior = GaussianOracle(torch.zeros(4, 4, dtype=F64), torch.eye(16, dtype=F64))
+    truth = prior.sample(8, seeded(1))
+    problem = Problem(A, A(truth) + 1e-3 * noise(8, 16, seed=2), Gaussian(1e-3))
+    options = {"iterations": 30, "inner_iterations": 16}
+    plain = DDS(**options, generator=seeded(0)).solve(problem, prior).x
+    both = DDS(**options, generator=seeded(0), regularizer=TotalVariation(1e-6)).solve(problem, prior).x
+    missed = [float((2 * problem.misfit(x) / problem.count).mean()) for x in (plain, both)]
+    assert missed[0] < 1.1
+    assert missed[1] < 1.5, missed
