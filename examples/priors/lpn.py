@@ -7,11 +7,10 @@ Its images are the magnitudes and the real parts of those of the prior "brain", 
 from pathlib import Path
 
 import torch
-from averaged_brains import MACAQUE, anatomies, flags
+from averaged_brains import MACAQUE, anatomies, finish, flags
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from invreg import config
 from invreg.assets import BRAIN_SLICES, HEAD_SLICES, brain_slice, head_slice
 from invreg.metrics import psnr
 from invreg.models.icnn import ConvexCNN
@@ -65,13 +64,7 @@ def main(
         resume=True,
         options=Options(save_minutes=2),
     )
-    try:
-        for _ in run:
-            continue
-    finally:
-        if run.step > 0:
-            said = {**INFO, "trained": f"{run.step} of {steps} steps"}
-            config.save_pretrained(average.module, folder / "model", info=said, overwrite=True)
+    finish(run, average, folder, INFO, steps)
     return scores(average.module, quick)
 
 

@@ -1,0 +1,132 @@
+"""How reconstructions of many slices by many methods are compared: what is run, what is measured of it, the table."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from runs import Column, Numbers, do, read, table
+from torch import Tensor
+
+from invreg.algorithms import DDS, DPS, HQS, DiffPIR, Variational, posterior
+from invreg.interfaces import Denoiser
+from invreg.metrics import nrmse, psnr, ssim
+from invreg.problem import Problem
+from invreg.regularizers import PlugAndPlay, REDDiff, TotalVariation, published_weight
+
+SAMPLES = 8
+Made = Mapping[str, tuple[int, Callable[[], Any]]]
+"""Of each method: evaluations of the network, and what makes the image or its posterior."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scanned:
+    """A slice and its scan; `shown` turns an image and the truth, both (1, y, x), into what errors are taken of."""
+
+    truth: Tensor
+    problem: Problem
+    shown: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The numbers of the learned methods that differ between kinds of scans.
+
+    Args:
+        anneal: first and last weight of half-quadratic splitting.
+        step_size, weight: RED-Diff's, its weight as the authors count it.
+        dps: weight of DPS.
+        inner: conjugate gradients of each step of DDS.
+        tv: fraction of the tuned weight of total variation that the hybrid has.
+    """
+
+    anneal: tuple[float, float]
+    step_size: float
+    weight: float
+    dps: float
+    inner: int
+    tv: float
+
+
+def learned(problem: Problem, d: Denoiser, back: Tensor, tv: float, numbers: Setting) -> Made:
+    """The methods with a denoiser; back: (1, y, x), a first image; tv: tuned weight of total variation."""
+    first, last = numbers.anneal
+    red = REDDiff(d, published_weight(problem, back, numbers.weight))
+    dds = DDS(inner_iterations=numbers.inner)
+    hybrid = DDS(regularizer=TotalVariation(numbers.tv * tv), inner_iterations=numbers.inner)
+    draws = partial(posterior, problem=problem, prior=d, samples=SAMPLES, batch=SAMPLES)
+    return {
+        "PnP (HQS)": (50, lambda: HQS(iterations=50, first=first, last=last).solve(problem, PlugAndPlay(d)).x),
+        "RED-Diff": (100, lambda: Variational(iterations=100, step_size=numbers.step_size).solve(problem, red).x),
+        "DPS": (100, lambda: DPS(iterations=100, weight=numbers.dps).solve(problem, d).x),
+        "DiffPIR": (50, lambda: DiffPIR(iterations=50).solve(problem, d).x),
+        "DDS": (50, lambda: dds.solve(problem, d).x),
+        "DDS (mean of 8)": (50 * SAMPLES, lambda: draws(dds)),
+        "DDS + TV": (50, lambda: hybrid.solve(problem, d).x),
+        "DDS + TV (mean of 8)": (50 * SAMPLES, lambda: draws(hybrid)),
+    }
+
+
+def best(candidates: Sequence[float], solve: Callable[[float, Problem], Tensor], slices: Sequence[Scanned]) -> Numbers:
+    """The weight of the best mean PSNR over slices."""
+    means = {
+        weight: sum(_psnr(solve(weight, one.problem), one) for one in slices) / len(slices) for weight in candidates
+    }
+    chosen = max(means, key=means.__getitem__)
+    if chosen in (candidates[0], candidates[-1]):
+        print(f"the best weight, {chosen}, is at an end of {candidates}")
+    return {"weight": chosen, "PSNR": means[chosen]}
+
+
+def _psnr(x: Tensor, scanned: Scanned) -> float:
+    return float(psnr(scanned.shown(x), scanned.shown(scanned.truth)))
+
+
+def measured(evaluations: int, make: Callable[[], Any], scanned: Scanned, seed: int) -> Numbers:
+    """How good an image is, and what it cost."""
+    torch.manual_seed(seed)
+    start = time.perf_counter()
+    made = make()
+    seconds = time.perf_counter() - start
+    x, problem = made if isinstance(made, Tensor) else made.mean, scanned.problem
+    image, truth = scanned.shown(x), scanned.shown(scanned.truth)
+    per_component = 2 if x.is_complex() else 1
+    spread = float("nan")
+    if not isinstance(made, Tensor):
+        error = ((x.abs() if x.is_complex() else x) - scanned.truth).square().mean().sqrt()
+        spread = float(made.std.square().mean().div(per_component).sqrt() / error)
+    return {
+        "PSNR": float(psnr(image, truth)),
+        "SSIM": float(ssim(image, truth)),
+        "NRMSE": float(nrmse(image, truth)),
+        "chi-square": float(2 * problem.misfit(x) / problem.count),
+        "spread": spread,
+        "evaluations": evaluations,
+        "seconds": seconds,
+    }
+
+
+def compare(
+    out: Path,
+    name: str,
+    tasks: Sequence[str],
+    slices: Sequence[str],
+    methods: Sequence[str],
+    job: Callable[[str, int, str], Numbers],
+) -> None:
+    """Do what is not done yet of (task, slice, method), and print means and standard deviations over slices."""
+    runs = {f"{name}/{t}/{s}/{m}": partial(job, t, i, m) for t in tasks for i, s in enumerate(slices) for m in methods}
+    found = do(out, runs)
+    groups = {(t, m): [f"{name}/{t}/{s}/{m}" for s in slices] for t in tasks for m in methods}
+    columns = [Column("PSNR", "PSNR", 1, 2), Column("SSIM", "SSIM", 1, 3), Column("NRMSE", "NRMSE", 1, 3)]
+    columns += [Column("chi-square", "chi-square", 1, 2), Column("spread / error", "spread", 1, 2)]
+    columns += [Column("evaluations", "evaluations", 1, 0), Column("seconds", "seconds", 1, 1)]
+    print(table(found, ("task", "method"), groups, columns))
+
+
+def weight_of(out: Path, kind: str, task: str) -> float:
+    """A weight that was tuned before, kept in the file."""
+    return float(read(out)["runs"][f"weight/{kind}/{task}"]["weight"])
