@@ -8,6 +8,8 @@ from torch import Tensor
 
 from invreg import config
 from invreg._check import unknown_name
+from invreg.algorithms import Sampler
+from invreg.cli.pipeline import DIRECT
 from invreg.io import Image, KSpace, Record, Sinogram, formats, read
 
 TOPICS = ("operators", "regularizers", "algorithms", "priors", "samplers", "formats", "models", "objectives", "data")
@@ -101,7 +103,10 @@ def listing(topic: str | None) -> dict[str, dict[str, str]]:
     everything = {
         "operators": {name: config.summary(cls) for name, cls in sorted(config.OPERATORS.items())},
         "regularizers": {name: config.summary(cls) for name, cls in sorted(config.REGULARIZERS.items())},
-        "algorithms": {name: config.summary(cls) for name, cls in sorted(config.ALGORITHMS.items())},
+        "algorithms": {
+            name: config.summary(cls) for name, cls in sorted(config.ALGORITHMS.items()) if not issubclass(cls, Sampler)
+        }
+        | DIRECT,
         "priors": dict(config.PRIORS),
         "samplers": {name: preset.about for name, preset in config.PRESETS.items()},
         "formats": {one.name: f"{one.description} ({', '.join(one.suffixes)})" for one in formats()},

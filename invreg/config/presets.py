@@ -14,7 +14,7 @@ from invreg.config.spec import Spec, build, choose, keys
 
 KINDS = ("mri", "ct", "image")
 _LEVELS = ("sigma_min", "sigma_max")
-_NOT_TOLD = {"denoiser", "generator", "regularizer", "schedule"}
+_NOT_TOLD = {"corrector", "denoiser", "generator", "predictor", "regularizer", "schedule", "sde"}
 """What the caller knows, or says by other words."""
 
 
@@ -39,7 +39,7 @@ class Preset:
     @property
     def samples(self) -> bool:
         """Whether it draws from the posterior, so that many draws say more than one."""
-        return issubclass(self.algorithm, algorithms.DiffusionSampler)
+        return issubclass(self.algorithm, algorithms.Sampler)
 
 
 PRESETS: Mapping[str, Preset] = {
@@ -58,6 +58,11 @@ PRESETS: Mapping[str, Preset] = {
     "pnp-admm": Preset("plug-and-play by ADMM", algorithms.ADMM, regularizers.PlugAndPlay, {"iterations": 20}),
     "pnp-pgd": Preset(
         "plug-and-play by proximal gradients", algorithms.ProximalGradient, regularizers.PlugAndPlay, {"iterations": 30}
+    ),
+    "predictor-corrector": Preset(
+        "predictor-corrector: Langevin steps at every noise level, as Score-MRI; samples",
+        algorithms.PredictorCorrector,
+        options={"iterations": 250},
     ),
     "red": Preset(
         "regularization by denoising", algorithms.GradientDescent, regularizers.RED, {"iterations": 40, "momentum": 0.5}
@@ -114,7 +119,7 @@ def learned_method(spec: Spec, kind: str, iterations: int | None = None) -> Lear
     preset = choose("algorithm", spec.name, PRESETS)
     own = set(keys(preset.algorithm)) - _NOT_TOLD
     others = set(keys(preset.prior)) - _NOT_TOLD if preset.prior is not None else set()
-    levels = set(_LEVELS) if preset.samples else set()
+    levels = set(_LEVELS) if issubclass(preset.algorithm, algorithms.DiffusionSampler) else set()
     for key in spec.options:
         if key not in own | others | levels:
             raise ValueError(unknown_name(f"option of {spec.name}", key, own | others | levels))

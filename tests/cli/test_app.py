@@ -24,6 +24,8 @@ def test_list_has_one_line_each(invoke) -> None:
     assert found["regularizers"]["tv"]
     assert "brain" in found["priors"]
     assert set(found["samplers"]) == set(config.PRESETS)
+    assert {"pdhg", "adjoint", "fbp"} <= set(found["algorithms"])
+    assert not {"dds", "dps", "predictor-corrector"} & set(found["algorithms"])  # which need a learned prior
     assert set(invoke("list", "formats", "--json").json) == {"formats"}
     assert "pdhg" in invoke("list", "algorithms").out
     bad = invoke("list", "algoritms")

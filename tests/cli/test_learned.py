@@ -93,12 +93,15 @@ def test_a_spread_of_attenuation_has_no_offset_in_hounsfield_units(
     assert float(spread.data.mean()) > 1
 
 
+SLOW = {"dps": 60, "predictor-corrector": 60}
+
+
 @pytest.mark.parametrize("name", sorted(set(config.PRESETS) - {"ddnm", "ddrm"}))
 def test_every_method_reconstructs_scans_of_several_coils(
     name: str, invoke, scans: Path, priors: Path, tmp_path: Path
 ) -> None:
     prior = f"model:folder={priors / 'complex'}"
-    words = ("--prior", prior, "--algorithm", name, "--iterations", 60 if name == "dps" else 12, "--no-check")
+    words = ("--prior", prior, "--algorithm", name, "--iterations", SLOW.get(name, 12), "--no-check")
     about = reconstruct(invoke, scans / "mri.npz", tmp_path / "x.npz", *words)
     assert about["plan"]["algorithm"].startswith(f"{name}: ")
     image, truth = read(tmp_path / "x.npz").data, read(scans / "truth.npz").data
@@ -256,6 +259,7 @@ BAD = {
     "analytic": (("--algorithm", "fista"), "unknown algorithm 'fista'"),
     "option": (("--algorithm", "dds:etta=1"), "unknown option of dds 'etta'; did you mean 'eta'"),
     "generator": (("--algorithm", "dds:generator=1"), "unknown option of dds 'generator'"),
+    "levels": (("--algorithm", "predictor-corrector:sigma_max=2"), "unknown option of predictor-corrector 'sigma_max'"),
     "value": (("--algorithm", "dds:eta=2"), "dds: eta must be from 0 to 1, got 2"),
     "weighting": (("--algorithm", "red-diff:weighting=cubic"), "unknown weighting 'cubic'"),
     "decomposition": (("--algorithm", "ddrm"), "ddrm needs an operator whose singular values are known"),
