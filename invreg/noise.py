@@ -52,6 +52,10 @@ class Gaussian(Noise):
         return (z + precision * y) / (1 + precision)
 
 
+INSIDE = 0.1
+"""Of a count: the rate at which the gradient is taken in place of one that is impossible."""
+
+
 def _count_nll(rate: Tensor, y: Tensor) -> Tensor:
     """Poisson rate - y - y log(rate / y), entry by entry, written in (rate - y) / y: large counts do not cancel."""
     excess = (rate - y) / torch.where(y == 0, 1, y)
@@ -67,7 +71,8 @@ class Poisson(Noise):
         background: expected stray counts, >= 0.
 
     Zero counts are ordinary: y log(rate) is 0 there. Where the rate is not positive the nll is infinite, except that
-    a zero count with a zero rate costs nothing.
+    a zero count with a zero rate costs nothing; the gradient there is that at the rate 0.1 y, which leads back, and 0
+    for a zero count.
     """
 
     photons: float | Tensor = 1.0
@@ -86,7 +91,8 @@ class Poisson(Noise):
 
     def nll_gradient(self, clean: Tensor, y: Tensor) -> Tensor:
         rate = self.photons * clean + self.background
-        return self.photons * (1 - torch.where(y > 0, y / rate, torch.zeros_like(y)))
+        counted = torch.where(rate > 0, rate, torch.where(y > 0, INSIDE * y, 1))
+        return self.photons * ((rate >= 0) | (y > 0)) - self.photons * (y / counted)
 
     def prox(self, z: Tensor, y: Tensor, step: Tensor | float) -> Tensor:
         # in the rate r = photons c + background: r^2 - r (r_z - s) - s y = 0 with s = step * photons^2

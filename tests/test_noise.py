@@ -136,6 +136,12 @@ def test_zero_counts_are_ordinary() -> None:
         assert relative_gap(gradient, model.nll_gradient(clean, y)) < 1e-14
 
 
+def test_the_gradient_at_an_impossible_rate_leads_back() -> None:
+    y, clean = torch.tensor([[2.0, 2.0, 0.0, 5.0]]), torch.tensor([[-1.0, 0.0, -1.0, -0.01]])
+    assert Poisson(10.0).nll_gradient(clean, y)[0].tolist() == pytest.approx([-90.0, -90.0, 0.0, -90.0])
+    assert Poisson(10.0, 1.0).nll_gradient(clean, y)[0].tolist() == pytest.approx([-90.0, -10.0, 0.0, 10 - 50 / 0.9])
+
+
 def test_an_impossible_rate_costs_infinitely_much() -> None:
     y, clean = torch.tensor([[2.0, 0.0]]), torch.tensor([[-1.0, 1.0]])
     assert float(Poisson().nll(clean, y)) == math.inf

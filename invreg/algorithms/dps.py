@@ -12,8 +12,8 @@ from torch import Tensor
 from invreg._check import require_positive
 from invreg.algorithms.renoise import DiffusionSampler, Estimate, Level, ancestral
 from invreg.interfaces import Denoiser
-from invreg.linalg import norm
-from invreg.noise import Gaussian
+from invreg.linalg import expand, norm
+from invreg.noise import Gaussian, Poisson
 from invreg.problem import Problem
 
 
@@ -21,9 +21,11 @@ from invreg.problem import Problem
 class DPS(DiffusionSampler):
     """An ancestral step, then x <- x - weight * grad_x |y - A(D(x))|, in a variance-preserving diffusion.
 
-    The norm is that of each sample, so no chain depends on its batch. Under noise other than Gaussian, the root of
-    twice the misfit takes the norm's place. Takes any operator; the gradient passes through the denoiser. Images, and
-    the norm, are in units of the denoiser's `scale`.
+    The norm is that of each sample, so no chain depends on its batch. Under Poisson noise it is that of y / photons,
+    weighed by the inverse of its standard deviation sqrt(y) / photons, relative to the root mean square of these
+    weights: images that are negative somewhere, whose likelihood is 0, have a gradient, too. Under other noise but
+    Gaussian, the root of twice the misfit takes the norm's place. Takes any operator; the gradient passes through the
+    denoiser. Images, and the norm, are in units of the denoiser's `scale`.
 
     The weight is no likelihood: what is sampled depends on it, and on the number of steps. The authors use 0.3 to 1 at
     1000 steps.
@@ -31,7 +33,8 @@ class DPS(DiffusionSampler):
     Args:
         weight: zeta, > 0.
 
-    Source: Chung et al. 2023, "Diffusion posterior sampling for general noisy inverse problems", Alg. 1.
+    Source: Chung et al. 2023, "Diffusion posterior sampling for general noisy inverse problems", Alg. 1, and for
+    counts the Gaussian noise of variance y that they put in the place of Poisson's, with the weights made relative.
     """
 
     iterations: int = 1000
@@ -47,11 +50,13 @@ class DPS(DiffusionSampler):
             denoised = prior(point, level.sigma)
             residual = _residual(problem, denoised)
             (gradient,) = torch.autograd.grad(residual.sum(), point)
+        # an infinite likelihood says in no direction that it could fall
+        gradient = torch.where(expand(residual.isfinite(), gradient), gradient, torch.nan)
         # the image x of a variance-preserving diffusion is scaled by 1 / sqrt(1 + sigma^2), before and behind the step;
-        # it is in units of the denoiser's scale, and so is the norm of a Gaussian residual
+        # it is in units of the denoiser's scale, and so is the norm of a residual, not so the root of a misfit
         unit = prior.scale
         scale = math.sqrt((1 + (level.sigma / unit) ** 2) * (1 + (level.lower / unit) ** 2))
-        scale *= unit if isinstance(problem.noise, Gaussian) else unit**2
+        scale *= unit if isinstance(problem.noise, (Gaussian, Poisson)) else unit**2
         return Estimate(denoised.detach(), denoised.detach(), scale * gradient)
 
     def consistent(
@@ -65,10 +70,16 @@ class DPS(DiffusionSampler):
 
 
 def _residual(problem: Problem, x: Tensor) -> Tensor:
-    """|y - A x| of each sample, in the units of y for Gaussian noise, (B,)."""
-    if isinstance(problem.noise, Gaussian):  # whatever the operator is
-        seen, miss = problem.operator.sampled(), problem.y - problem.operator(x)
+    """|y - A x| of each sample, in the units of A x for Gaussian noise and for counts, (B,)."""
+    noise, y, clean, seen = problem.noise, problem.y, problem.operator(x), problem.operator.sampled()
+    if isinstance(noise, Gaussian):  # whatever the operator is
+        miss = y - clean
         return norm(miss if seen is None else torch.where(seen, miss, 0))
-    value = 2 * problem.misfit(x)
-    root: Tensor = torch.where(value > 0, torch.where(value > 0, value, 1).sqrt(), 0)
+    if isinstance(noise, Poisson):
+        weight = noise.photons * y.clamp_min(1).rsqrt()
+        weight = weight if seen is None else torch.where(seen, weight, 0)
+        typical = norm(weight) * problem.count.clamp_min(1).to(weight).rsqrt()
+        return norm(weight * ((y - noise.background) / noise.photons - clean)) / torch.where(typical > 0, typical, 1)
+    value = 2 * noise.nll(clean, y, seen)
+    root: Tensor = torch.where(value == 0, 0, torch.where(value == 0, 1, value).sqrt())
     return root

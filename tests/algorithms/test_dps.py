@@ -19,13 +19,14 @@ from sampler_problems import (
 )
 from torch import Tensor
 
-from invreg.algorithms import DPS, Karras, UniformSteps
+from invreg.algorithms import DPS, Karras, Status, UniformSteps
 from invreg.algorithms.renoise import Level
-from invreg.interfaces import Denoiser, LinearOperator
+from invreg.interfaces import Denoiser, LinearOperator, Noise
 from invreg.models.oracles import GaussianOracle
 from invreg.noise import Gaussian, Poisson
-from invreg.operators import MaskedFourier, PhaseRetrieval
+from invreg.operators import Mask, MaskedFourier, PhaseRetrieval
 from invreg.problem import Problem
+from invreg.random import Generator
 from invreg.testing import relative_gap
 
 
@@ -108,6 +109,63 @@ def test_it_takes_any_operator_and_any_noise(kind: str) -> None:
         for weight in (0.01, 1e-9)
     )
     assert float(problem.misfit(guided).mean()) < 0.5 * float(problem.misfit(unguided).mean())
+
+
+def near_zero(photons: float, count: int = 20) -> tuple[GaussianOracle, Tensor, Problem]:
+    """Prior, truths and counts of images about 0.1 with a deviation of 0.1, many of them negative to the prior."""
+    lag = (torch.arange(16)[:, None] - torch.arange(16)).abs()
+    prior = GaussianOracle(torch.full((16,), 0.1, dtype=F64), 0.01 * torch.tensor(0.8, dtype=F64) ** lag)
+    truth, noise = prior.sample(count, seeded(1)).clamp_min(0), Poisson(photons)
+    return prior, truth, Problem(Mask(torch.ones(16, dtype=torch.bool)), noise.sample(truth, seeded(2)), noise)
+
+
+@pytest.mark.parametrize("photons", [100.0, 1000.0])
+def test_counts_guide_images_that_are_negative_somewhere(photons: float) -> None:
+    prior, truth, problem = near_zero(photons)
+    sampler = DPS(iterations=200, schedule=Karras(sigma_max=2.0), weight=0.05, generator=seeded(0))
+    result = sampler.solve(problem, prior)
+    assert bool((result.x < 0).any())
+    assert result.status == (Status.COMPLETE,) * len(truth)
+    error, unguided = ((one - truth).square().mean().sqrt() for one in (result.x, prior.mean))
+    assert float(error) < 0.5 * float(unguided)
+
+
+def test_equal_counts_are_weighed_as_under_gaussian_noise_of_any_number_of_photons() -> None:
+    prior, start = near_zero(100.0)[0], torch.full((1, 16), 0.1, dtype=F64)
+    seen = torch.arange(16) % 3 > 0
+    found = []
+    for model, count in ((Gaussian(0.1), 0.2), (Poisson(100.0, 3.0), 23.0), (Poisson(1e4, 3.0), 2003.0)):
+        problem = Problem(Mask(seen), count * seen[None].double(), model)
+        found.append(DPS(iterations=5, weight=0.1, generator=seeded(0)).solve(problem, prior, start).x)
+    assert relative_gap(found[1], found[0]) < 1e-10
+    assert relative_gap(found[2], found[0]) < 1e-10
+
+
+class Bounded(Noise):
+    """Gaussian noise of measurements that cannot be negative."""
+
+    def sample(self, clean: Tensor, generator: Generator = None) -> Tensor:
+        return clean
+
+    def nll_terms(self, clean: Tensor, y: Tensor) -> Tensor:
+        return torch.where(clean < 0, torch.inf, (clean - y).square() / 2)
+
+    def nll_gradient(self, clean: Tensor, y: Tensor) -> Tensor:
+        return clean - y
+
+
+@pytest.mark.parametrize("bad", [torch.nan, -1.0])
+def test_nan_and_a_likelihood_of_zero_are_reported(bad: float) -> None:
+    class Spoilt(Denoiser):
+        calls = 0
+
+        def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+            self.calls += 1
+            return 0.1 * x + torch.tensor([[1.0], [bad if self.calls == 1 else 1.0]], dtype=F64)
+
+    problem = Problem(Mask(torch.ones(4, dtype=torch.bool)), torch.ones(2, 4, dtype=F64), Bounded())
+    sampler = DPS(iterations=3, schedule=Karras(sigma_max=0.1), generator=seeded(0))
+    assert sampler.solve(problem, Spoilt(), throw=False).status == (Status.COMPLETE, Status.NOT_FINITE)
 
 
 @pytest.mark.parametrize("bent", [False, True])

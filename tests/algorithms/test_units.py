@@ -106,13 +106,13 @@ def test_uniform_steps_go_with_a_calibrated_network(s: float) -> None:
 
 @pytest.mark.parametrize("s", [1e3, 1e-3])
 def test_counts_stay_when_the_unit_of_the_image_changes(s: float) -> None:
-    """DPS under Poisson noise: the operator takes the unit, the data have none."""
+    """DPS under Poisson noise: the photons take the unit, the counts have none."""
     A, prior = matrix(12, (8,)), GaussianOracle(torch.ones(8, dtype=F64), 0.01 * torch.eye(8, dtype=F64))
     A.matrix.abs_()
     y = torch.poisson(A(prior.sample(1, seeded(1))) * 50, generator=seeded(2)) / 50
     found = [
         DPS(iterations=50, weight=0.1, generator=seeded())
-        .solve(Problem((1 / one) * A, y, Poisson(50.0)), Calibrated(prior, one))
+        .solve(Problem(A, y, Poisson(50.0 / one)), Calibrated(prior, one))
         .x
         for one in (1.0, s)
     ]

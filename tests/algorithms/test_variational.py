@@ -175,6 +175,20 @@ def test_any_operator_and_noise_will_do_with_a_first_image() -> None:
         Variational().solve(problem, Tikhonov(1.0))
 
 
+def test_counts_pull_images_back_to_where_their_likelihood_is_positive() -> None:
+    """The minimum of p x - y log(p x) + w x^2 / 2; at the starts it is infinite."""
+    photons, weight = 5.0, 2.0
+    y = torch.tensor([[1.0, 3.0, 2.0, 0.0]], dtype=F64)
+    problem = Problem(Mask(torch.ones(4, dtype=torch.bool)), y, Poisson(photons))
+    wanted = ((photons**2 + 4 * weight * y).sqrt() - photons) / (2 * weight)
+    for start in (None, torch.full((1, 4), -0.2, dtype=F64)):
+        found = Variational(iterations=400, step_size=0.02).solve(problem, Tikhonov(weight), start)
+        assert found.status == (Status.COMPLETE,)
+        error = (found.x - wanted).abs()[0]
+        assert float(error[:3].max()) < 1e-3
+        assert float(error[3]) < 0.1  # where the count is 0 there is a kink
+
+
 def test_a_step_costs_one_denoising_and_one_normal() -> None:
     toy = gauss8()
     counted = Counted(toy.problem.operator)  # type: ignore[arg-type]
