@@ -32,7 +32,8 @@ class DiffPIR(DiffusionSampler):
     Args:
         strength: lambda, > 0: how much more the denoised image counts than its noise level says; the authors use 1
             to 25.
-        zeta: fraction of variance that is fresh noise, 0 to 1.
+        zeta: fraction of variance that is fresh noise, 0 to 1; narrows draws as eta = sqrt(zeta) does those of `DDS`.
+            None for ancestral steps, draws of p(x_lower | noisy, x_0 = the consistent image), which do not.
         inner_iterations: conjugate gradients of a data step, from the denoised image, unless the operator offers a
             closed form.
 

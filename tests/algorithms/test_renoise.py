@@ -51,6 +51,7 @@ Make = Callable[[Generator], DiffusionSampler]
 SAMPLERS: dict[str, Make] = {
     "DDS": lambda g: DDS(iterations=12, generator=g),
     "DDS with a fixed gamma": lambda g: DDS(iterations=12, gamma=2.0, eta=0.5, generator=g),
+    "DDS by ancestral steps": lambda g: DDS(iterations=12, eta=None, generator=g),
     "DiffPIR": lambda g: DiffPIR(iterations=12, zeta=0.4, strength=3.0, generator=g),
     "DDNM+": lambda g: DDNM(iterations=12, generator=g),
     "DDNM": lambda g: DDNM(iterations=12, noise_aware=False, generator=g),
@@ -325,7 +326,9 @@ def test_one_level_may_be_a_number_or_a_tensor_of_any_axes(name: str) -> None:
         for sigma in (0.1, torch.tensor(0.1, dtype=F64), torch.full((1, 1), 0.1, dtype=F64))
     ]
     assert relative_gap(found[1], found[0]) < 1e-12
-    assert relative_gap(found[2], found[0]) < (1e-3 if name in ("DDS", "DiffPIR", "DDS with a fixed gamma") else 1e-12)
+    assert relative_gap(found[2], found[0]) < (
+        1e-3 if name in ("DDS", "DiffPIR", "DDS with a fixed gamma", "DDS by ancestral steps") else 1e-12
+    )
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -337,6 +340,35 @@ def test_levels_beyond_what_the_denoiser_was_made_for_are_refused(name: str) -> 
 
 
 # --- limits
+
+
+@pytest.mark.slow(seconds=5)
+@pytest.mark.parametrize("method", ["DDS", "DiffPIR"])
+@pytest.mark.parametrize(("eta", "rel"), [(0.0, 0.015), (0.5, 0.025), (0.85, 0.025), (1.0, 0.025), (None, 0.03)])
+def test_draws_of_the_prior_are_as_narrow_as_the_share_of_fresh_noise_makes_them(
+    eta: float | None, rel: float, method: str
+) -> None:
+    """A linear denoiser in many steps: (1 + sqrt(1 - eta^2)) / 2 of the variance, all of it by ancestral steps."""
+    prior = GaussianOracle(torch.zeros(8, dtype=F64), torch.eye(8, dtype=F64))
+    zeta = None if eta is None else eta**2
+    sampler = {
+        "DDS": DDS(iterations=200, eta=eta, generator=seeded(0)),
+        "DiffPIR": DiffPIR(iterations=200, zeta=zeta, generator=seeded(0)),
+    }[method]
+    found = float(sample_prior(sampler, prior, torch.zeros(1500, 8, dtype=F64)).square().mean().sqrt())
+    wanted = 1.0 if eta is None else math.sqrt((1 + math.sqrt(1 - eta**2)) / 2)
+    assert found == pytest.approx(wanted, rel=rel)
+
+
+@pytest.mark.parametrize("sampler", [DDS(eta=None, generator=seeded(1)), DiffPIR(zeta=None, generator=seeded(1))])
+def test_without_a_share_of_fresh_noise_steps_are_ancestral_about_the_consistent_image(
+    sampler: DDS | DiffPIR,
+) -> None:
+    problem, prior = real_problem()
+    noisy, level = noise(3, 8, seed=2), Level(0.7, 0.4)
+    estimate = sampler.estimate(problem, prior, noisy, level, None)
+    wanted = ancestral(estimate.consistent, noisy, level, seeded(1))
+    assert torch.equal(sampler.renoise(problem, estimate, noisy, level), wanted)
 
 
 @pytest.mark.parametrize(
