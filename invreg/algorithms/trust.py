@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from invreg._check import require_positive, require_shape, require_tensor
+from invreg.diagnostics import chi_square
 from invreg.linalg import norm
 from invreg.problem import Problem
 
@@ -61,8 +62,9 @@ def judge(
         trained_sizes: the least and the largest pixel that the prior has seen, mm; None if unknown.
 
     Raises:
-        TypeError: an argument of the wrong kind.
-        ValueError: x or reference has another shape than the signal, or sizes are not positive.
+        TypeError: an argument of the wrong kind, or noise of which `invreg.diagnostics.chi_square` knows nothing.
+        ValueError: x or reference has another shape than the signal or another batch size than y, sizes are not
+            positive, or nothing was measured.
 
     The bounds are `CHI_SQUARE` and `DISAGREEMENT`.
     """
@@ -75,34 +77,45 @@ def judge(
             raise ValueError(f"reference must have the batch size of x, {x.shape[0]}, got {reference.shape[0]}")
     misplaced = _about_pixels(pixel_size, trained_sizes)
     with torch.no_grad():
-        chi_square = 2 * problem.misfit(x) / problem.count
-        disagreement = torch.full_like(chi_square, math.nan) if reference is None else _difference(x, reference)
+        found = chi_square(problem, x)
+        disagreement = torch.full_like(found, math.nan) if reference is None else _difference(x, reference)
+        good = x.isfinite().flatten(1).all(1)
     reasons = tuple(
-        (*_about_residual(chi), *_about_reference(apart), *misplaced)
-        for chi, apart in zip(chi_square.tolist(), disagreement.tolist(), strict=True)
+        (*_about_residual(chi), *(_about_reference(gap) if reference is not None else ()), *misplaced)
+        if finite
+        else ("NaN or Inf in the image", *misplaced)
+        for chi, gap, finite in zip(found.tolist(), disagreement.tolist(), good.tolist(), strict=True)
     )
-    return Trust(chi_square, disagreement, reasons)
+    return Trust(found, disagreement, reasons)
 
 
 def _difference(x: Tensor, reference: Tensor) -> Tensor:
-    """|abs(x) - abs(reference)| / |abs(reference)|, (B,); 0 where both are 0, infinite where only the reference is."""
+    """|abs(x) - abs(reference)| / |abs(reference)|, (B,); 0 where both are 0, infinite where only the reference is.
+
+    NaN where the reference holds NaN or Inf.
+    """
     apart, size = norm(x.abs() - reference.abs()), norm(reference)
     ratio = apart / torch.where(size > 0, size, 1)
-    return torch.where(size > 0, ratio, torch.where(apart > 0, math.inf, 0.0))
+    found = torch.where(size > 0, ratio, torch.where(apart > 0, math.inf, 0.0))
+    return torch.where(reference.isfinite().flatten(1).all(1), found, math.nan)
 
 
 def _about_residual(chi_square: float) -> tuple[str, ...]:
     low, high = CHI_SQUARE
     if low <= chi_square <= high:
         return ()
+    if math.isnan(chi_square):
+        return ("chi-square NaN: the residual is no number",)
     if chi_square < low:
         return (f"chi-square {chi_square:.3g} < {low:g}: it explains the noise, too, or the noise level is too large",)
     return (f"chi-square {chi_square:.3g} > {high:g}: it does not explain the data, or the noise level is too small",)
 
 
 def _about_reference(disagreement: float) -> tuple[str, ...]:
-    if math.isnan(disagreement) or disagreement <= DISAGREEMENT:
+    if disagreement <= DISAGREEMENT:
         return ()
+    if math.isnan(disagreement):
+        return ("NaN or Inf in the image without a learned prior",)
     return (f"{disagreement:.0%} apart from the image without a learned prior, above {DISAGREEMENT:.0%}",)
 
 

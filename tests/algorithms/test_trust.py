@@ -36,7 +36,20 @@ def test_residuals_far_from_the_noise_are_named_with_what_may_be_wrong() -> None
 
 def test_a_residual_that_is_no_number_is_a_reason() -> None:
     made, x = problem(torch.full((1, 4), 0.1, dtype=torch.float64), 0.1)
-    assert not judge(made, x * math.nan).passed[0]
+    assert judge(made, x * math.nan).reasons == (("NaN or Inf in the image",),)
+
+
+def test_nan_where_nothing_is_measured_and_nan_in_the_reference_are_reasons() -> None:
+    mask = torch.tensor([True, True, True, False])
+    x, y = torch.ones(3, 4), torch.tensor([1.1, 0.9, 1.1, 0.0]).expand(3, 4)
+    made, reference = Problem(Mask(mask), y, Gaussian(0.1)), torch.ones(3, 4)
+    assert judge(made, x, reference).passed == (True, True, True)
+    x[0, 3], reference[1, 3] = math.nan, math.inf
+    found = judge(made, x, reference)
+    assert found.passed == (False, False, True)
+    assert found.reasons[0] == ("NaN or Inf in the image",)
+    reference[1, 3] = math.nan
+    assert judge(made, x, reference).reasons[1] == ("NaN or Inf in the image without a learned prior",)
 
 
 def test_disagreement_is_of_magnitudes_and_relative_to_the_reference() -> None:
@@ -82,6 +95,9 @@ def test_bad_arguments_are_named() -> None:
         judge(made, x, x[:, :3])
     with pytest.raises(ValueError, match="reference must have the batch size of x, 1, got 2"):
         judge(made, x, torch.cat([x, x]))
+    several, _ = problem(torch.full((2, 4), 0.1, dtype=torch.float64), 0.1)
+    with pytest.raises(ValueError, match="x must have the batch size of y, 2, got 1"):
+        judge(several, x)
     with pytest.raises(TypeError, match="reference"):
         judge(made, x, 3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="pixel_size must be"):
