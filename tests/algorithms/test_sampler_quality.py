@@ -3,14 +3,16 @@
 None of them is exact; what is left is theirs. A distance of 1 is that of two exact sets of samples.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
 import torch
-from sampler_problems import TOYS, Quality, chains, gauss8, quality, seeded
+from sampler_problems import TOYS, Oracle, Quality, chains, flat, gauss8, quality, seeded
+from torch import Tensor
 
-from invreg.algorithms import DDNM, DDRM, DDS, DPS, DiffPIR, DiffusionSampler, UniformSteps, Variational
+from invreg.algorithms import DDNM, DDRM, DDS, DPS, DiffPIR, DiffusionSampler, UniformSteps, Variational, sample_prior
 from invreg.diagnostics import chi_square
 from invreg.regularizers import REDDiff, published_weight
 
@@ -100,6 +102,81 @@ def test_red_diff_estimates_an_image_and_scatters_too_little(
     regularizer = REDDiff(toy.prior, published_weight(problem, x), generator=seeded(50))
     found = Variational(iterations=100, step_size=0.1).solve(problem, regularizer).x
     compare(quality(found, toy.exact), distance, bias, spread)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What the noise of DDS makes of exact denoisers: numbers of docs/priors.md.
+
+    Args:
+        eta: fraction of fresh noise; None: ancestral.
+        toy: its name.
+        prior: std over the prior's without data, after 50, 100 and 200 steps.
+        spread: std over the posterior's, after 50.
+        bias: of the mean, in standard deviations of the posterior.
+        chi_square: over that of exact samples.
+        error: of a draw from the posterior's mean, in standard deviations of the posterior; 1 is that of exact samples.
+    """
+
+    eta: float | None
+    toy: str
+    prior: tuple[float, float, float]
+    spread: float
+    bias: float
+    chi_square: float
+    error: float
+
+
+RULES = [
+    Rule(0.0, "mri16", (0.97, 0.99, 1.00), 0.87, 0.67, 0.51, 1.09),
+    Rule(0.5, "mri16", (0.92, 0.95, 0.96), 0.85, 0.39, 0.57, 0.94),
+    Rule(0.85, "mri16", (0.83, 0.86, 0.87), 0.81, 0.19, 0.68, 0.83),
+    Rule(1.0, "mri16", (0.67, 0.69, 0.70), 0.68, 0.16, 0.76, 0.70),
+    Rule(None, "mri16", (0.91, 0.96, 0.98), 0.94, 0.25, 0.90, 0.97),
+    Rule(0.0, "gauss8", (0.97, 0.99, 1.00), 0.66, 1.58, 0.26, 1.71),
+    Rule(0.5, "gauss8", (0.94, 0.94, 0.95), 0.81, 0.82, 0.12, 1.15),
+    Rule(0.85, "gauss8", (0.86, 0.86, 0.85), 0.88, 0.43, 0.44, 0.98),
+    Rule(1.0, "gauss8", (0.69, 0.69, 0.67), 0.78, 0.36, 0.69, 0.86),
+    Rule(None, "gauss8", (0.93, 0.96, 0.97), 1.18, 0.69, 0.85, 1.37),
+    Rule(0.0, "gmm2", (0.97, 0.99, 0.99), 0.89, 0.10, 0.07, 0.90),
+    Rule(0.5, "gmm2", (0.96, 0.98, 0.98), 0.88, 0.10, 0.19, 0.89),
+    Rule(0.85, "gmm2", (0.95, 0.96, 0.96), 0.89, 0.06, 0.41, 0.90),
+    Rule(1.0, "gmm2", (0.91, 0.90, 0.94), 0.87, 0.06, 0.47, 0.87),
+    Rule(None, "gmm2", (0.96, 0.99, 0.98), 0.94, 0.01, 0.86, 0.94),
+    Rule(0.0, "gmm16", (0.97, 0.98, 0.99), 1.20, 0.53, 0.10, 1.31),
+    Rule(0.5, "gmm16", (0.96, 0.98, 0.98), 1.27, 0.61, 0.12, 1.41),
+    Rule(0.85, "gmm16", (0.93, 0.95, 0.95), 1.29, 0.68, 0.49, 1.46),
+    Rule(1.0, "gmm16", (0.89, 0.90, 0.91), 1.25, 0.74, 1.01, 1.45),
+    Rule(None, "gmm16", (0.96, 0.98, 0.98), 1.38, 0.82, 1.60, 1.60),
+]
+
+
+@pytest.mark.slow(seconds=15)
+@pytest.mark.parametrize("row", RULES, ids=lambda row: f"eta {row.eta} on {row.toy}")
+def test_the_spread_under_a_rule_of_noise_is_what_the_documentation_says(row: Rule) -> None:
+    toy, count = TOYS[row.toy](), 100 if row.toy == "mri16" else 1000
+    none = toy.prior.sample(1, seeded(0)).new_zeros(count, *toy.problem.operator.signal_shape)
+
+    def sampler(steps: int) -> DDS:
+        return DDS(iterations=steps, eta=row.eta, generator=seeded(50))
+
+    wide = [spread(sample_prior(sampler(n), toy.prior, none), toy.prior) for n in (50, 100, 200)]
+    x, exact = chains(sampler(50), toy, count), toy.exact.sample(count, seeded(9))
+    found, problem = quality(x, toy.exact), toy.repeated(count)
+    chi = float(chi_square(problem, x).mean() / chi_square(problem, exact).mean())
+    error = math.hypot(found.bias, found.spread)
+    print(
+        f"{row.toy}, eta {row.eta}: prior {', '.join(f'{one:.2f}' for one in wide)}; posterior {found.spread:.2f}, "
+        f"bias {found.bias:.2f}, chi-square {chi:.2f}, error {error:.2f}"
+    )
+    assert wide == pytest.approx(row.prior, abs=0.03)
+    assert (found.spread, found.bias, error) == pytest.approx((row.spread, row.bias, row.error), abs=0.05)
+    assert chi == pytest.approx(row.chi_square, rel=0.1, abs=0.02)
+
+
+def spread(x: Tensor, oracle: Oracle) -> float:
+    """Standard deviation over the oracle's."""
+    return float((flat(x).var(0).sum() / oracle.covariance.diagonal().real.sum()).sqrt())
 
 
 def test_exact_samples_pass_where_samples_of_the_prior_do_not() -> None:
