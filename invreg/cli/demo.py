@@ -26,8 +26,8 @@ from invreg.algorithms import (
 )
 from invreg.algorithms.reconstruction import Reconstruction, Status
 from invreg.algorithms.smooth import curvature
+from invreg.cli.descent import RED_DIFF, RED_DIFF_FROM
 from invreg.cli.figure import draw_comparison
-from invreg.cli.learned import RED_DIFF, RED_DIFF_FROM
 from invreg.cli.noise_level import mean_level
 from invreg.cli.outputs import require_free
 from invreg.cli.pipeline import RELATIVE_WEIGHT, column_norm

@@ -1,4 +1,4 @@
-"""`--prior` of learned priors: a denoiser that takes the images of a scan, in their units."""
+"""`--prior` of learned priors: a denoiser, or a proximal network, that takes the images of a scan, in their units."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from torch import Tensor
 
 from invreg import config
 from invreg.cli.pipeline import Scan, reference_slice
-from invreg.interfaces import Denoiser
-from invreg.models import Calibrated, NetworkDenoiser, Slices
+from invreg.cli.report import one_line
+from invreg.interfaces import ConvexPotential, Denoiser
+from invreg.models import Calibrated, ComplexPotential, InputConvexNetwork, NetworkDenoiser, Slices
 
 SLICES_AT_ONCE = 8
 
@@ -23,14 +24,19 @@ class Fitted:
     """A learned prior for the images of a scan.
 
     Args:
-        denoiser: of images as the scan's operators take them, in scaled units, on the scan's device.
+        model: a denoiser of images as the scan's operators take them, in scaled units, on the scan's device; or a
+            convex potential of these over `scale`.
         pixel_sizes: the least and the largest pixel that it has seen, mm; None if unknown.
         about: plain words and numbers for the sidecar.
+        scale: of a potential, as of `LearnedProximal`.
+        sigma: noise level that a potential was trained at, in scaled units.
     """
 
-    denoiser: Denoiser
+    model: Denoiser | ConvexPotential
     pixel_sizes: tuple[float, float] | None
     about: Mapping[str, Any]
+    scale: float = 1.0
+    sigma: float | None = None
 
 
 def is_learned(text: str | None) -> bool:
@@ -38,16 +44,21 @@ def is_learned(text: str | None) -> bool:
     return text is not None and config.parse(text).name in config.PRIORS
 
 
-def fitted(text: str, scan: Scan) -> Fitted:
-    """The learned prior of `--prior` for a scan.
+def fitted(found: config.LearnedPrior, text: str, scan: Scan) -> Fitted:
+    """What `--prior` has for a scan.
+
+    Args:
+        found: what was read.
+        text: what the user calls it.
+        scan: the measurement.
 
     Raises:
-        FileNotFoundError, ImportError, TypeError, ValueError: as `config.learned_prior`, and where the network is for
-            images of another kind.
+        TypeError, ValueError: the network is for images of another kind.
     """
-    found = config.learned_prior(config.parse(text))
     like = _image_like(scan)
-    denoiser = _of_kind(found.denoiser, text, like.is_complex())
+    if not isinstance(found.model, Denoiser):
+        return _fitted_potential(found, found.model, text, scan, like)
+    denoiser = _of_kind(found.model, text, like.is_complex())
     scale, offset = _of_water(found, text, scan) if found.water else _of_size(found, denoiser, scan, like)
     if (scale, offset) != (1.0, 0.0):
         denoiser = Calibrated(denoiser, scale, offset)
@@ -64,6 +75,33 @@ def fitted(text: str, scan: Scan) -> Fitted:
             "prior range": f"image = {scale:g} x the network's" + (f" + {offset:g}" if offset else ""),
         },
     )
+
+
+def _fitted_potential(
+    found: config.LearnedPrior, potential: ConvexPotential, text: str, scan: Scan, like: Tensor
+) -> Fitted:
+    """A learned proximal network; of complex images it takes both parts one by one."""
+    if like.ndim != 3:
+        raise ValueError(
+            f"prior {text} takes images (y, x), but those of this scan are {tuple(like.shape[1:])}; take a denoiser, "
+            "such as --prior brain"
+        )
+    scale, offset = _of_water(found, text, scan) if found.water else _of_size(found, None, scan, like)
+    if offset != 0:
+        raise ValueError(f"offset of a learned proximal network must be 0, got {offset:g} for prior {text}")
+    model: Any = ComplexPotential(potential) if like.is_complex() else potential
+    model = model.to(scan.device).requires_grad_(False)
+    try:
+        model.gradient(like)
+    except Exception as error:  # a network raises anything
+        raise ValueError(f"prior {text} does not take images of {tuple(like.shape[1:])}: {one_line(error)}") from error
+    assert found.sigma is not None
+    about = {
+        "prior": text,
+        "prior weights": fingerprint(model),
+        "prior range": f"image = {scale:g} x the network's, trained at noise {found.sigma * scale:g}",
+    }
+    return Fitted(model, _pixel_sizes(found.info), about, scale, found.sigma * scale)
 
 
 def _image_like(scan: Scan) -> Tensor:
@@ -85,7 +123,7 @@ def _of_water(found: config.LearnedPrior, text: str, scan: Scan) -> tuple[float,
     return water[0] * found.scale, water[0] * found.offset + water[1]
 
 
-def _of_size(found: config.LearnedPrior, denoiser: Denoiser, scan: Scan, like: Tensor) -> tuple[float, float]:
+def _of_size(found: config.LearnedPrior, denoiser: Denoiser | None, scan: Scan, like: Tensor) -> tuple[float, float]:
     """Scale and offset of `Calibrated` for a prior of images of magnitude 0 to 1."""
     size = _size(scan, like)
     scale, offset = _units(found, denoiser)
@@ -123,7 +161,7 @@ def _of_kind(denoiser: Denoiser, text: str, wants_complex: bool) -> Denoiser:
     return NetworkDenoiser(network.network, network.path, network.prediction, "parts", conditions)
 
 
-def _network(denoiser: Denoiser) -> NetworkDenoiser | None:
+def _network(denoiser: Any) -> NetworkDenoiser | None:
     """The innermost denoiser, if it is a network's."""
     inner: Any = denoiser
     while not isinstance(inner, NetworkDenoiser) and isinstance(getattr(inner, "denoiser", None), Denoiser):
@@ -131,7 +169,7 @@ def _network(denoiser: Denoiser) -> NetworkDenoiser | None:
     return inner if isinstance(inner, NetworkDenoiser) else None
 
 
-def _units(found: config.LearnedPrior, denoiser: Denoiser) -> tuple[float, float]:
+def _units(found: config.LearnedPrior, denoiser: Denoiser | None) -> tuple[float, float]:
     """Scale and offset of `Calibrated`, for images of magnitude 0 to 1.
 
     The parts of a complex image have either sign, so that 0 must stay 0 there; the largest value stays what it is.
@@ -149,8 +187,7 @@ def _try(denoiser: Denoiser, text: str, like: Tensor) -> None:
         with torch.no_grad():
             shape = denoiser(one, max(0.1, denoiser.sigma_range[0])).shape
     except Exception as error:  # a network raises anything
-        reason = " ".join(str(error).split())
-        raise ValueError(f"prior {text} does not take images of {tuple(one.shape[1:])}: {reason}") from error
+        raise ValueError(f"prior {text} does not take images of {tuple(one.shape[1:])}: {one_line(error)}") from error
     if shape != one.shape:
         raise ValueError(f"prior {text} must give {tuple(one.shape)} back, got {tuple(shape)}; is it a denoiser?")
 
@@ -162,14 +199,17 @@ def _pixel_sizes(info: Mapping[str, Any]) -> tuple[float, float] | None:
     return float(known[0]), float(known[1])
 
 
-def fingerprint(denoiser: Denoiser) -> str:
+def fingerprint(model: Any) -> str:
     """SHA-256 of the weights, their names, and what is made of the network's output, the first 16 digits."""
     total = hashlib.sha256()
-    network = _network(denoiser)
+    network = _network(model)
+    for part in model.modules():
+        if isinstance(part, InputConvexNetwork):
+            total.update(f"{type(part).__name__} {dict(part.config)}".encode())
     if network is not None:
         path = f"{type(network.path).__name__} {dict(network.path.config)}"
         total.update(f"{path} {network.prediction.value} {network.layout}".encode())
-    for name, value in sorted(denoiser.state_dict().items()):
+    for name, value in sorted(model.state_dict().items()):
         total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         plain = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
         total.update(plain.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

@@ -19,6 +19,7 @@ from invreg.algorithms.posterior import chain_generator
 from invreg.algorithms.reconstruction import Reconstruction, Status
 from invreg.algorithms.smooth import curvature
 from invreg.cli.denoisers import Fitted, fitted
+from invreg.cli.descent import descent
 from invreg.cli.finished import Finished
 from invreg.cli.noise_level import NoiseLevel, mean_level
 from invreg.cli.pipeline import (
@@ -35,20 +36,16 @@ from invreg.cli.pipeline import (
     words_of_level,
 )
 from invreg.config import LearnedMethod
-from invreg.interfaces import Proximal, Splitting
+from invreg.interfaces import Denoiser, Proximal, Splitting
 from invreg.moments import Moments
 from invreg.noise import Gaussian
 from invreg.operators.spectral import Decomposable
 from invreg.problem import Problem
 
-DEFAULT = "dds"
+DEFAULT, DEFAULT_OF_POTENTIALS = "dds", "lpn-admm"
 SAMPLES_AT_ONCE = 8
 """Side by side on a GPU; a CPU gains nothing from it."""
 DECOMPOSING = ("ddnm", "ddrm")
-DENOISING, RED_DIFF = 2.0, 10.0
-"""In noise levels of the image, sigma / |A|: what RED denoises for, and RED-Diff's weight over |A|^2 / sigma^2."""
-RED_DIFF_FROM = 0.3
-"""Where the noise levels of RED-Diff begin, of an image of size 1; from 20 on, four decibels are lost."""
 
 
 class LearnedWishes(Wishes, Protocol):
@@ -69,7 +66,7 @@ class LearnedPlan:
     Args:
         scan: the measurement.
         level: the noise level in the units of the file.
-        prior: the denoiser.
+        prior: the denoiser, or the learned proximal network.
         method: what is done with it.
         weight: of the prior, beside |A x - y|^2 / 2, where the method has one and the user gave it.
         samples: of each slice.
@@ -174,35 +171,16 @@ class LearnedPlan:
     def _run(self, problem: Problem, index: int, done: int, count: int) -> Run[Any, Any]:
         """Iterations of some samples side by side, or of the one image of a method that does not sample."""
         if not self.method.preset.samples:
-            return self._descent(problem, index)
+            one_weight = None if self.weight is None else self.weight / _number(self.scan, index, self.level) ** 2
+            source = chain_generator(self.seed, 0, index, problem.y.device)
+            return descent(self.method, self.prior, problem, one_weight, source, self.scan.start(index))
         algorithm: Any = self.method.algorithm
         if isinstance(algorithm, DPS):  # its gradient grows with |A|, which has units
             like, number = torch.zeros_like(problem.backprojection()), _number(self.scan, index, self.level)
             algorithm = replace(algorithm, weight=algorithm.weight / (number * float(curvature(problem, like)) ** 0.5))
         generators = [chain_generator(self.seed, done + k, index, problem.y.device) for k in range(count)]
         wide = replace(problem, y=problem.y.expand(count, *problem.y.shape[1:]))
-        made: Run[Any, Any] = replace(algorithm, generator=generators).iterate(wide, self.prior.denoiser)
-        return made
-
-    def _descent(self, problem: Problem, index: int) -> Run[Any, Any]:
-        algorithm: Any = self.method.algorithm
-        denoiser, name = self.prior.denoiser, self.method.name
-        precision = float(curvature(problem, torch.zeros_like(problem.backprojection())))
-        sigma = precision**-0.5 if precision > 0 else 1.0
-        weight = None if self.weight is None else self.weight / _number(self.scan, index, self.level) ** 2
-        given: dict[str, Any] = {}
-        if name == "red":
-            weight = precision / DENOISING**2 if weight is None else weight
-            given = {"sigma": DENOISING * sigma, "weight": weight}
-            if algorithm.step_size is None:
-                algorithm = replace(algorithm, step_size=1 / (precision + weight))
-        elif name == "red-diff":
-            given = {
-                "weight": RED_DIFF * sigma * precision if weight is None else weight,
-                "sigma_max": min(RED_DIFF_FROM, denoiser.sigma_range[1]),
-                "generator": chain_generator(self.seed, 0, index, problem.y.device),
-            }
-        made: Run[Any, Any] = algorithm.iterate(problem, self.method.prior(denoiser, given), self.scan.start(index))
+        made: Run[Any, Any] = replace(algorithm, generator=generators).iterate(wide, self.prior.model)
         return made
 
 
@@ -214,8 +192,17 @@ def make_learned_plan(scan: Scan, level: NoiseLevel, wishes: LearnedWishes) -> L
         TypeError, ValueError: names or options that are unknown, or that do not go together; no noise level.
     """
     require_count("samples", wishes.samples)
-    spec = config.parse(wishes.algorithm or DEFAULT)
+    found = config.learned_prior(config.parse(str(wishes.prior)))
+    of_potentials = not isinstance(found.model, Denoiser)
+    spec = config.parse(wishes.algorithm or (DEFAULT_OF_POTENTIALS if of_potentials else DEFAULT))
     method = config.learned_method(spec, scan.kind, wishes.iterations)
+    if method.preset.of_potentials != of_potentials:
+        kinds = ("a denoiser", "a learned proximal network")
+        able = ", ".join(name for name, one in config.PRESETS.items() if one.of_potentials == of_potentials)
+        raise ValueError(
+            f"{method.name} goes with {kinds[not of_potentials]}, but prior {wishes.prior} is {kinds[of_potentials]}; "
+            f"use {able}"
+        )
     if wishes.samples > 1 and not method.preset.samples:
         able = ", ".join(name for name, one in config.PRESETS.items() if one.samples)
         raise ValueError(f"--samples goes with {able}, but {method.name} gives one image; leave it away")
@@ -231,7 +218,7 @@ def make_learned_plan(scan: Scan, level: NoiseLevel, wishes: LearnedWishes) -> L
     if wishes.beside is not None:
         method, more = _beside(method, wishes.beside, scan, level, wishes.seed)
         about |= more
-    prior = fitted(str(wishes.prior), scan)
+    prior = fitted(found, str(wishes.prior), scan)
     settings = scan.about() | {
         "scale": f"{scan.scale:.6g} ({scan.scale_rule})",
         "noise level": words_of_level(level),
@@ -274,6 +261,8 @@ def _weighted(method: LearnedMethod, wanted: str | None) -> tuple[LearnedMethod,
     options = dict(method.options)
     said = options.pop("weight", None)
     takes = method.preset.prior is not None and "weight" in config.keys(method.preset.prior)
+    if method.name == "lpn-pgd" and (said or wanted) is not None:
+        raise ValueError("the weight of lpn-pgd follows from its step; leave it away, or use lpn-admm")
     if wanted is not None:
         if wanted == "auto" or not takes or said is not None:
             reason = (

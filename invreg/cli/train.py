@@ -32,7 +32,7 @@ from invreg.cli.report import (
 )
 from invreg.data import DataSet
 from invreg.models.pretrained import describe, require_place
-from invreg.training import Average, Scored, Share, Shuffled, Training, iterate, parallel
+from invreg.training import Average, ProximalMatching, Scored, Share, Shuffled, Training, iterate, parallel
 from invreg.training.ahead import Ahead
 from invreg.training.batches import Batches
 from invreg.training.journal import finite
@@ -226,7 +226,7 @@ def _finish(order: Order, plan: Plan) -> dict[str, Any]:
             "command": f"invreg train {order.recipe}",
             "recipe": json.loads(json.dumps(dataclasses.asdict(plan.recipe))),
             "data": dict(plan.info),
-            **_card(plan.info),
+            **_card(plan.info, plan.objective),
             "steps": len(record),
             "test": finite(scores),
             "versions": versions(),
@@ -239,13 +239,13 @@ def _finish(order: Order, plan: Plan) -> dict[str, Any]:
     return report
 
 
-def _card(data: Mapping[str, Any]) -> dict[str, Any]:
+def _card(data: Mapping[str, Any], objective: Any) -> dict[str, Any]:
     """What a prior of such images says of itself, as `config.learned_prior` reads it."""
     card = {key: data[key] for key in ("pixel size (mm)",) if key in data}
     if data.get("units") == "HU" and isinstance(data["scale"], int | float):
         # an image is (HU - offset) / scale, and HU = 1000 (attenuation over that of water - 1)
         card |= {"units": "water", "scale": data["scale"] / 1000, "offset": (data["offset"] + 1000) / 1000}
-    return card
+    return card | ({"sigma": objective.sigma} if isinstance(objective, ProximalMatching) else {})
 
 
 def _scores(plan: Plan, model: nn.Module) -> dict[str, float]:

@@ -25,7 +25,15 @@ from invreg.config.names import (
     WEIGHTS,
 )
 from invreg.config.presets import PRESETS, LearnedMethod, Preset, learned_method
-from invreg.config.shipped import PRIORS, SHIPPED, LearnedPrior, learned_prior, shipped_info, shipped_prior
+from invreg.config.shipped import (
+    PRIORS,
+    SHIPPED,
+    LearnedPrior,
+    learned_prior,
+    shipped_info,
+    shipped_potential,
+    shipped_prior,
+)
 from invreg.config.spec import Spec, build, choose, keys, parse, plain, required, summary
 from invreg.config.yaml_files import read_settings, read_yaml
 
@@ -74,6 +82,7 @@ __all__ = [
     "required",
     "save_pretrained",
     "shipped_info",
+    "shipped_potential",
     "shipped_prior",
     "summary",
 ]

@@ -4,28 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
+
+from torch import Tensor
 
 from invreg import algorithms, regularizers
 from invreg._check import unknown_name
 from invreg.algorithms.loop import Algorithm
 from invreg.config.names import WEIGHTINGS
 from invreg.config.spec import Spec, build, choose, keys
+from invreg.interfaces import ConvexPotential
 
 KINDS = ("mri", "ct", "image")
 _LEVELS = ("sigma_min", "sigma_max")
 _NOT_TOLD = {"corrector", "denoiser", "generator", "predictor", "regularizer", "schedule", "sde"}
 """What the caller knows, or says by other words."""
+_FIXED = {"balance", "potential", "relaxation", "rho", "scale", "step", "step_size"}
+"""What follows from the step of a learned proximal network."""
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkStep:
+    """`LearnedProximal` as a prox alone: its value, asked for at every check, takes hundreds of calls of the network.
+
+    Args:
+        potential, step, scale, weight: as of `LearnedProximal`.
+    """
+
+    potential: ConvexPotential
+    step: float
+    scale: float
+    weight: float = 1.0
+
+    @cached_property
+    def _prior(self) -> regularizers.LearnedProximal:
+        return regularizers.LearnedProximal(self.potential, self.step, self.scale, self.weight)
+
+    def prox(self, x: Tensor, step: Tensor | float) -> Tensor:
+        """The network, where step * weight is its own step."""
+        return self._prior.prox(x, step)
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A way to use a denoiser, and the options that are taken where the user gives none.
+    """A way to use a learned model, and the options that are taken where the user gives none.
 
     Args:
         about: what it is, in a line.
         algorithm: its class.
-        prior: what the denoiser is made into, by denoiser=...; None: the algorithm takes denoisers.
+        prior: what the model is made into, by denoiser=... or potential=...; None: the algorithm takes denoisers.
         options: of both.
         of_kind: what is different for a kind of scan, one of `KINDS`.
     """
@@ -41,6 +69,11 @@ class Preset:
         """Whether it draws from the posterior, so that many draws say more than one."""
         return issubclass(self.algorithm, algorithms.Sampler)
 
+    @property
+    def of_potentials(self) -> bool:
+        """Whether it is for learned proximal networks, not for denoisers."""
+        return self.prior is NetworkStep
+
 
 PRESETS: Mapping[str, Preset] = {
     "ddnm": Preset("DDNM+: what was measured from the data; samples", algorithms.DDNM, options={"iterations": 100}),
@@ -51,6 +84,18 @@ PRESETS: Mapping[str, Preset] = {
         "DPS: gradients through the network, any operator; samples",
         algorithms.DPS,
         options={"iterations": 100, "weight": 6.0},  # with 3 two decibels are lost, with 1 eight
+    ),
+    "lpn-admm": Preset(
+        "learned proximal network by ADMM, at its own step",
+        algorithms.ADMM,
+        NetworkStep,
+        {"iterations": 40, "relaxation": 1.0, "balance": False},
+    ),
+    "lpn-pgd": Preset(
+        "learned proximal network by proximal gradients, at a step that is proved",
+        algorithms.ProximalGradient,
+        NetworkStep,
+        {"iterations": 60},
     ),
     "pnp": Preset(
         "plug-and-play by half-quadratic splitting", algorithms.HQS, regularizers.PlugAndPlay, {"iterations": 30}
@@ -79,7 +124,7 @@ PRESETS: Mapping[str, Preset] = {
 
 @dataclass(frozen=True, eq=False)
 class LearnedMethod:
-    """An algorithm and what it makes of a denoiser.
+    """An algorithm and what it makes of a learned model.
 
     Args:
         name: of `PRESETS`.
@@ -96,11 +141,11 @@ class LearnedMethod:
         """What it is made of."""
         return PRESETS[self.name]
 
-    def prior(self, denoiser: Any, given: Mapping[str, Any]) -> Any:
-        """The denoiser as the algorithm takes it; `options` win over what is given."""
+    def prior(self, model: Any, given: Mapping[str, Any]) -> Any:
+        """The denoiser or potential as the algorithm takes it; `options` win over what is given."""
         if self.preset.prior is None:
-            return denoiser
-        made: Any = build(self.preset.prior, self.name, self.options, {"denoiser": denoiser, **given})
+            return model
+        made: Any = build(self.preset.prior, self.name, self.options, {"denoiser": model, "potential": model, **given})
         return made
 
 
@@ -117,8 +162,9 @@ def learned_method(spec: Spec, kind: str, iterations: int | None = None) -> Lear
         TypeError, ValueError: a name or option that is unknown or is refused.
     """
     preset = choose("algorithm", spec.name, PRESETS)
-    own = set(keys(preset.algorithm)) - _NOT_TOLD
-    others = set(keys(preset.prior)) - _NOT_TOLD if preset.prior is not None else set()
+    known = _NOT_TOLD | (_FIXED if preset.of_potentials else set())
+    own = set(keys(preset.algorithm)) - known
+    others = set(keys(preset.prior)) - known if preset.prior is not None else set()
     levels = set(_LEVELS) if issubclass(preset.algorithm, algorithms.DiffusionSampler) else set()
     for key in spec.options:
         if key not in own | others | levels:
@@ -127,7 +173,7 @@ def learned_method(spec: Spec, kind: str, iterations: int | None = None) -> Lear
     chosen = {**preset.options, **preset.of_kind.get(kind, {}), **counted, **spec.options}
     if "weighting" in chosen:
         chosen["weighting"] = choose("weighting", str(chosen["weighting"]), WEIGHTINGS)
-    arguments = {key: one for key, one in chosen.items() if key in own}
+    arguments = {key: one for key, one in chosen.items() if key in own or (key in preset.options and key not in others)}
     ends = {key: one for key, one in chosen.items() if key in levels}
     if ends:
         arguments["schedule"] = build(algorithms.Karras, spec.name, ends)

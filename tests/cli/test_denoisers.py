@@ -7,6 +7,7 @@ import torch
 
 from invreg import config
 from invreg.cli.denoisers import fingerprint, is_learned
+from invreg.interfaces import Denoiser
 from invreg.models import EDM, DiscreteVariancePreserving, NetworkDenoiser, UNet
 
 
@@ -53,9 +54,25 @@ def test_shipped_priors_denoise_and_say_what_they_have_seen(name: str) -> None:
     assert isinstance(found.info, Mapping)
     low, high = found.info["pixel size (mm)"]
     assert 0 < low < high
+    if not isinstance(found.model, Denoiser):
+        assert found.sigma == 0.1
+        x = torch.full((1, 24, 24), 0.5)
+        noisy = x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            assert float((found.model.gradient(noisy) - x).norm()) < 0.6 * float((noisy - x).norm())
+        return
     assert found.water == (name == "head-ct")
     x = torch.full((1, 24, 24), 1.0 if found.water else 0.5, dtype=torch.float32 if found.water else torch.complex64)
     noisy = x + 0.2 * torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         sigma = 0.2 / 2**0.5 if x.is_complex() else 0.2
-        assert float((found.denoiser(noisy, sigma) - x).norm()) < 0.5 * float((noisy - x).norm())
+        assert float((found.model(noisy, sigma) - x).norm()) < 0.5 * float((noisy - x).norm())
+
+
+def test_what_ships_is_asked_for_by_its_kind() -> None:
+    assert isinstance(config.shipped_prior("head-ct"), Denoiser)
+    assert config.shipped_potential("brain-lpn").strong_convexity == 0.01
+    with pytest.raises(TypeError, match="brain-lpn is no denoiser but a learned proximal network; use shipped_potent"):
+        config.shipped_prior("brain-lpn")
+    with pytest.raises(TypeError, match="brain is no learned proximal network but a denoiser; use shipped_prior"):
+        config.shipped_potential("brain")

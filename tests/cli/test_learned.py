@@ -15,7 +15,7 @@ from invreg.algorithms import DDS, posterior
 from invreg.cli import learned
 from invreg.cli import reconstruct as command
 from invreg.io import Image, KSpace, Sinogram, read, write
-from invreg.models import EDM, NetworkDenoiser, UNet
+from invreg.models import EDM, ConvexCNN, NetworkDenoiser, UNet
 from invreg.regularizers import PlugAndPlay
 
 FEW = ("--iterations", 4, "--no-check")
@@ -70,7 +70,7 @@ def test_mean_and_spread_of_samples_are_those_of_the_library(invoke, scans: Path
     scan = command.make_scan(record, command.Request(scans / "mri.npz", tmp_path), torch.device("cpu"))
     problem = learned.noisy_problem(scan, 0, command.noise_level(record, None))
     found = posterior(
-        DDS(iterations=4), problem, config.learned_prior(config.parse(words[1])).denoiser, samples=3, batch=3, seed=5
+        DDS(iterations=4), problem, config.learned_prior(config.parse(words[1])).model, samples=3, batch=3, seed=5
     )
     wanted = (found.mean.abs(), found.std)
     for image, exact in zip((mean, spread), wanted, strict=True):
@@ -295,7 +295,7 @@ def test_priors_that_are_not_there_or_not_for_these_images_are_named(
         f"model:folder={tmp_path / 'none'}": ("mri.npz", "no such folder of a model"),
         f"model:path={tmp_path}": ("mri.npz", "unknown option of model 'path'"),
         f"model:folder={priors / 'real'},scale=big": ("mri.npz", "scale of a prior must be a number, got 'big'"),
-        f"model:folder={tmp_path / 'mlp'}": ("mri.npz", "must hold a denoiser, got MLP"),
+        f"model:folder={tmp_path / 'mlp'}": ("mri.npz", "must hold a denoiser or a learned proximal network, got MLP"),
         f"model:folder={tmp_path / 'colour'}": ("mri.npz", "is for images with channels"),
         f"model:folder={priors / 'complex'}": ("ct.npz", "is for complex images, such as those of k-space"),
         "brian": ("mri.npz", "unknown prior 'brian'; did you mean 'brain'"),
@@ -515,3 +515,71 @@ def test_only_where_the_coils_see_is_an_image_compared(invoke, scans: Path, prio
     x, tv = (read(tmp_path / name).data.abs() for name in ("x.npz", "tv.npz"))
     found = about["slices"][0]["trust"]["difference from tv"]
     assert found == pytest.approx(float((x - tv).norm() / tv.norm()), rel=1e-3)
+
+
+def save_lpn(folder: Path, **info: Any) -> Path:
+    """A learned proximal network whose weights are 0, so that it halves: the prox of N(0, sigma^2) at step sigma^2."""
+    model = ConvexCNN(hidden=2, layers=1, kernel=3, strong_convexity=0.5)
+    with torch.no_grad():
+        for one in model.outs:
+            one.zero_()
+    config.save_pretrained(model, folder, info=info)
+    return folder
+
+
+@pytest.mark.parametrize("source", ["image", "kspace"])
+def test_a_learned_proximal_network_finds_the_map_of_a_gaussian(
+    source: str, invoke, scans: Path, tmp_path: Path
+) -> None:
+    prior = f"model:folder={save_lpn(tmp_path / 'lpn', sigma=0.2, scale=0.5)}"
+    generator = torch.Generator().manual_seed(0)
+    if source == "image":
+        write(tmp_path / "y.npz", Image(7 * torch.rand(1, 16, 16, generator=generator)))
+    else:
+        data = torch.randn(1, 1, 16, 16, dtype=torch.complex64, generator=generator)
+        write(tmp_path / "y.npz", KSpace(data, noise_sigma=0.1))
+    words = ("--prior", prior, "--sigma", 0.3, "--no-check", *(("--operator", "fourier") if source != "image" else ()))
+    about = reconstruct(invoke, tmp_path / "y.npz", tmp_path / "x.npz", "--iterations", 60, *words)
+    assert about["plan"]["algorithm"].startswith("lpn-admm: ADMM(iterations=60")
+    assert about["plan"]["prior range"] == "image = 0.5 x the network's, trained at noise 0.1"
+    zero = reconstruct(invoke, tmp_path / "y.npz", tmp_path / "z.npz", *words[2:3], 0.3, "--prior", "none",
+                       "--algorithm", "adjoint", *words[5:])  # fmt: skip
+    assert zero["status"] == "finished"
+    scale = float(about["plan"]["scale"].split()[0])
+    # f(v) = v / 2 is the prox of |x|^2 / 2, so that R = |x|^2 / (2 0.1^2), beside |x - y|^2 / (2 variance)
+    variance = (0.3 / scale) ** 2
+    exact = read(tmp_path / "z.npz").data * 0.01 / (0.01 + variance)
+    torch.testing.assert_close(read(tmp_path / "x.npz").data, exact, rtol=1e-3, atol=1e-3 * float(exact.abs().max()))
+    twice = ("--algorithm", "lpn-admm:weight=" + str(2 * (0.3 / scale) ** 2), "--iterations", 60)
+    reconstruct(invoke, tmp_path / "y.npz", tmp_path / "w.npz", *twice, *words)
+    exact = read(tmp_path / "z.npz").data * 0.005 / (0.005 + variance)
+    torch.testing.assert_close(read(tmp_path / "w.npz").data, exact, rtol=1e-3, atol=1e-3 * float(exact.abs().max()))
+    # at the step that is proved the weight is step / (0.95 variance)
+    reconstruct(invoke, tmp_path / "y.npz", tmp_path / "p.npz", "--algorithm", "lpn-pgd", "--iterations", 60, *words)
+    exact = read(tmp_path / "z.npz").data * 0.95 / 1.95
+    torch.testing.assert_close(read(tmp_path / "p.npz").data, exact, rtol=1e-3, atol=1e-3 * float(exact.abs().max()))
+
+
+def test_what_learned_proximal_networks_cannot_is_said(invoke, scans: Path, priors: Path, tmp_path: Path) -> None:
+    net, mute = f"model:folder={save_lpn(tmp_path / 'lpn', sigma=0.1)}", save_lpn(tmp_path / "mute")
+    denoiser = f"model:folder={priors / 'complex'}"
+    data = torch.randn(1, 1, 3, 16, 20, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    write(tmp_path / "volume.npz", KSpace(data, noise_sigma=0.1))
+    for source, prior, words, message in (
+        ("mri.npz", net, ("--algorithm", "dds"), "dds goes with a denoiser, but prior model:folder="),
+        ("mri.npz", net, ("--samples", 2), "but lpn-admm gives one image"),
+        ("mri.npz", net, ("--with", "tv"), "--with goes with dds, got lpn-admm"),
+        ("mri.npz", net, ("--algorithm", "lpn-admm:rho=2"), "unknown option of lpn-admm 'rho'"),
+        ("mri.npz", net, ("--algorithm", "lpn-pgd", "--weight", "2"), "lpn-pgd follows from its step"),
+        ("mri.npz", net, ("--algorithm", "lpn-pgd:weight=2"), "lpn-pgd follows from its step"),
+        ("mri.npz", f"{net},offset=1", (), "offset of a learned proximal network must be 0, got 1"),
+        ("mri.npz", f"{net},sigma=-1", (), "sigma of a prior must be finite and > 0, got -1"),
+        ("mri.npz", f"model:folder={mute}", (), "needs the noise level that it was trained at; add sigma=NUMBER"),
+        ("mri.npz", denoiser, ("--algorithm", "lpn-admm"), "lpn-admm goes with a learned"),
+        ("mri.npz", f"{denoiser},sigma=1", (), "sigma of a prior goes with learned proximal"),
+        (tmp_path / "volume.npz", net, (), "takes images (y, x), but those of this scan are (3, 16, 20)"),
+    ):
+        outcome = invoke("reconstruct", scans / source, "-o", tmp_path / "x.npz", "--quiet", "--prior", prior, *words)
+        assert outcome.code == 2, (words, outcome.err)
+        assert message in outcome.err, outcome.err
+        assert outcome.err.count("\n") == 1
