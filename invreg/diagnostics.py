@@ -159,8 +159,8 @@ class JointTest:
 
     @property
     def ratio(self) -> float:
-        """The distance in units of its mean under chance: near 1 for an exact sampler."""
-        return self.distance / self.floor.mean
+        """The distance in units of its mean under chance: near 1 for an exact sampler, and 1 where nothing differs."""
+        return self.distance / self.floor.mean if self.floor.mean else 1.0
 
 
 @torch.no_grad()
@@ -193,13 +193,14 @@ def joint_test(
     Source: a permutation test in the joint space, as in Lopez-Paz and Oquab 2017, "Revisiting classifier two-sample
     tests", with the distance in place of a classifier; cf. Geweke 2004, "Getting it right".
     """
+    require_count("directions", directions)
+    require_count("repeats", repeats)
     a, b = pair(samples, truth, ("samples", "truth"))
     y = flat(problem.y)
     if len(a) != len(b) or len(a) < 2 or len(y) != len(a):
         raise ValueError(f"samples, truth and y must be as many, 2 or more, got {len(a)}, {len(b)} and {len(y)}")
-    require_count("directions", directions)
-    require_count("repeats", repeats)
-    scale, scale_y = total_variance(b).clamp_min(1e-300).rsqrt(), total_variance(y).clamp_min(1e-300).rsqrt()
+    scores = [float(chi_square(problem, x).mean()) for x in (samples, truth)]
+    scale, scale_y = _unit_variance(b), _unit_variance(y)
     first, second = (torch.cat([one * scale, y * scale_y], 1) for one in (a, b))
     coins = draw(a.new_empty(repeats, len(a)), generator) > 0
     costs = a.new_zeros(repeats + 1)
@@ -209,8 +210,13 @@ def joint_test(
         costs = costs + torch.stack([cost.sum() for cost in (line_cost(one, other, 2), *swapped)])
     distances = (costs / directions).sqrt()
     p_value = float((1 + (distances[1:] >= distances[0]).sum()) / (repeats + 1))
-    scores = [float(chi_square(problem, x).mean()) for x in (samples, truth)]
     return JointTest(float(distances[0]), Floor(distances[1:]), p_value, *scores)
+
+
+def _unit_variance(x: Tensor) -> Tensor:
+    """What brings the total variance to 1, (); 1 where nothing varies."""
+    variance = total_variance(x)
+    return torch.where(variance > 0, torch.where(variance > 0, variance, 1).rsqrt(), 1)
 
 
 @torch.no_grad()

@@ -252,6 +252,18 @@ def test_the_joint_test_refuses_pairs_that_do_not_match() -> None:
     exact = Conditional(10)
     with pytest.raises(ValueError, match="samples, truth and y must be as many"):
         joint_test(exact.problem, exact.truth[:5], exact.truth[:5])
+    for name in ("directions", "repeats"):
+        with pytest.raises(ValueError, match=f"{name} must be >= 1, got 0"):
+            joint_test(exact.problem, exact.truth[:5], exact.truth[:5], **{name: 0})
+
+
+def test_the_joint_test_takes_truths_that_do_not_vary_in_single_precision() -> None:
+    x = torch.full((40, 3), 7.0)
+    problem = Problem(Mask(torch.tensor([True, True, False])), x * torch.tensor([1.0, 1.0, 0.0]), Gaussian(0.1))
+    same = joint_test(problem, x, x, directions=8, repeats=9, generator=seeded())
+    assert (same.distance, same.p_value, same.ratio) == (0.0, 1.0, 1.0)
+    wrong = joint_test(problem, x, x + 0.1, directions=8, repeats=9, generator=seeded())
+    assert wrong.p_value == pytest.approx(0.1) and 0 < wrong.distance < 0.2
 
 
 # ranks
