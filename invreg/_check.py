@@ -2,6 +2,8 @@
 
 import difflib
 import math
+import sys
+import warnings
 from collections.abc import Iterable
 
 import torch
@@ -81,3 +83,11 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     guess = f"did you mean {near[0]!r}? " if near else ""
     return f"unknown {kind} {name!r}; {guess}known: {', '.join(names)}"
+
+
+def warn(message: str) -> None:
+    """A UserWarning at the line that led here from outside of this package and of torch."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("invreg", "torch"):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, UserWarning, stacklevel=level)

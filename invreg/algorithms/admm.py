@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from invreg._check import require_count, require_positive
+from invreg._check import require_count, require_positive, warn
 from invreg.algorithms.loop import Algorithm, starting_point
-from invreg.algorithms.proved_step import TrainedProximal, check_step
+from invreg.algorithms.proved_step import TrainedProximal, check_step, warn_if_learned
 from invreg.algorithms.smooth import annealed, curvature, inverse
 from invreg.algorithms.splitting import (
     SplittablePrior,
@@ -94,25 +93,27 @@ class ADMM(Algorithm[SplittablePrior, ADMMState]):
         if not terms:
             raise TypeError("ADMM needs a prior, got None; ConjugateGradient solves the problem without one")
         x = starting_point(problem, x0)
+        bend = None
         if self.rho is None:
             stiffness = largest_eigenvalue(lambda v: _stiffness(terms, v), x)
-            rho = curvature(problem, x) * inverse(stiffness)
+            bend = curvature(problem, x)
+            rho = bend * inverse(stiffness)
             rho = torch.where(rho > 0, rho, 1)  # where the operator is zero, any will do
         else:
             rho = torch.full_like(norm(x), self.rho)
         if isinstance(prior, TrainedProximal):
-            self._warn_unless_proved(problem, x, float(rho.min()))
+            self._warn_unless_proved(problem, x, float(rho.min()), bend)
+        else:
+            warn_if_learned((term for _, term in terms), "several terms")
         splits = tuple(apply(k, x) for k, _ in terms)
         return ADMMState(x, x, splits, tuple(torch.zeros_like(z) for z in splits), rho, torch.full_like(rho, 0.5))
 
-    def _warn_unless_proved(self, problem: Problem, x: Tensor, rho: float) -> None:
-        check_step(problem, x, 1 / rho)
+    def _warn_unless_proved(self, problem: Problem, x: Tensor, rho: float, lipschitz: Tensor | None) -> None:
+        check_step(problem, x, 1 / rho, lipschitz)
         if self.balance or self.relaxation != 1:
-            warnings.warn(
+            warn(
                 "convergence of ADMM with a learned prox is proved for balance=False and relaxation=1 only, got "
-                f"balance={self.balance} and relaxation={self.relaxation}",
-                UserWarning,
-                stacklevel=4,
+                f"balance={self.balance} and relaxation={self.relaxation}"
             )
 
     def step(self, problem: Problem, prior: SplittablePrior, state: ADMMState, progress: float) -> ADMMState:

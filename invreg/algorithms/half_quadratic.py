@@ -9,6 +9,7 @@ from torch import Tensor
 
 from invreg._check import require_count, require_positive
 from invreg.algorithms.loop import Algorithm, starting_point
+from invreg.algorithms.proved_step import warn_if_learned
 from invreg.algorithms.smooth import annealed, curvature
 from invreg.interfaces import Proximal
 from invreg.linalg import expand
@@ -66,6 +67,7 @@ class HQS(Algorithm[Proximal, HQSState]):
                 "HQS needs a LinearOperator and Gaussian noise, got "
                 f"{type(problem.operator).__name__} and {type(problem.noise).__name__}; FISTA takes any"
             )
+        warn_if_learned((prior,), "HQS")
         x = starting_point(problem, x0)
         return HQSState(x, x, curvature(problem, x))
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from invreg._check import require_positive
 from invreg.algorithms.loop import Algorithm, starting_point
+from invreg.algorithms.proved_step import warn_if_learned
 from invreg.algorithms.smooth import annealed, curvature, inverse
 from invreg.algorithms.splitting import SplittablePrior, apply, apply_adjoint, apply_normal, balanced, terms_of
 from invreg.interfaces import LinearOperator, Proximal, ProximalNoise
@@ -91,7 +92,9 @@ class PDHG(Algorithm[SplittablePrior, PrimalDualState]):
         require_positive("balance", self.balance)
 
     def init(self, problem: Problem, prior: SplittablePrior, x0: Tensor | None) -> PrimalDualState:
-        blocks, _ = self._split(problem, annealed(prior, 1 / self.iterations))
+        first = annealed(prior, 1 / self.iterations)
+        blocks, _ = self._split(problem, first)
+        warn_if_learned((term for _, term in terms_of(first, "PDHG")), "PDHG")
         x = starting_point(problem, x0)
         one = torch.ones_like(norm(x))
         scales = tuple(one if k is None else inverse(largest_eigenvalue(k.normal, x)) for k, _ in blocks)

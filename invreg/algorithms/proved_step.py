@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from invreg._check import require_positive
+from invreg._check import require_positive, warn
 from invreg.algorithms.smooth import curvature
 from invreg.interfaces import Proximal
 from invreg.problem import Problem
@@ -45,12 +45,13 @@ def safe_step_size(problem: Problem, like: Tensor, margin: float = 0.95) -> floa
     return margin / lipschitz
 
 
-def check_step(problem: Problem, like: Tensor, step: float) -> float:
+def check_step(problem: Problem, like: Tensor, step: float, lipschitz: Tensor | None = None) -> float:
     """Warn unless plug-and-play with a `LearnedProximal` at this step is proved to converge: step * L < 1.
 
     Args:
         problem, like: as for `safe_step_size`.
         step: step_size of ProximalGradient, 1 / rho of ADMM, > 0.
+        lipschitz: L of each sample, (B,), if it is known already.
 
     Returns:
         step * L.
@@ -59,12 +60,19 @@ def check_step(problem: Problem, like: Tensor, step: float) -> float:
         TypeError, ValueError: the misfit is not quadratic, step <= 0.
     """
     require_positive("step", step)
-    lipschitz = float(curvature(problem, like).max())
-    if not step * lipschitz < 1:
-        warnings.warn(
-            f"convergence with a learned prox is proved for a step < 1 / L = {1 / lipschitz:.3g} only (ADMM: rho > L = "
-            f"{lipschitz:.3g}), got {step:.3g}; use prior.at_step(safe_step_size(problem, x))",
-            UserWarning,
-            stacklevel=2,
+    most = float((curvature(problem, like) if lipschitz is None else lipschitz).max())
+    if not step * most < 1:
+        warn(
+            f"convergence with a learned prox is proved for a step < 1 / L = {1 / most:.3g} only (ADMM: rho > L = "
+            f"{most:.3g}), got {step:.3g}; use prior.at_step(safe_step_size(problem, x))"
         )
-    return step * lipschitz
+    return step * most
+
+
+def warn_if_learned(priors: Iterable[object], got: str) -> None:
+    """Warn that nothing is proved if one of the priors is a learned prox; `got` says what is asked of it."""
+    if any(isinstance(one, TrainedProximal) for one in priors):
+        warn(
+            "convergence with a learned prox is proved for ProximalGradient and ADMM with a quadratic misfit and no "
+            f"other term only, got {got}"
+        )

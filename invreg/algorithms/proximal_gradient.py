@@ -9,7 +9,7 @@ from torch import Tensor
 
 from invreg._check import require_count, require_positive
 from invreg.algorithms.loop import Algorithm, starting_point
-from invreg.algorithms.proved_step import TrainedProximal, check_step
+from invreg.algorithms.proved_step import TrainedProximal, check_step, warn_if_learned
 from invreg.algorithms.smooth import annealed, backtrack, curvature, first_step_size, inverse
 from invreg.interfaces import Proximal, Regularizer
 from invreg.linalg import expand, inner
@@ -51,9 +51,12 @@ class ProximalGradient(Algorithm[Proximal | None, ProximalState]):
     def init(self, problem: Problem, prior: Proximal | None, x0: Tensor | None) -> ProximalState:
         _require_proximal(prior, "ProximalGradient")
         x = starting_point(problem, x0)
-        size = _step_size(problem, annealed(prior, 1 / self.iterations), x, self.step_size)
+        bend = curvature(problem, x) if self.step_size is None and problem.is_quadratic else None
+        size = _step_size(problem, annealed(prior, 1 / self.iterations), x, self.step_size, bend)
         if isinstance(prior, TrainedProximal) and problem.is_quadratic:
-            check_step(problem, x, float(size.max()))
+            check_step(problem, x, float(size.max()), bend)
+        else:
+            warn_if_learned((prior,), "a misfit that is not quadratic")
         return ProximalState(x, size)
 
     def step(self, problem: Problem, prior: Proximal | None, state: ProximalState, progress: float) -> ProximalState:
@@ -113,7 +116,9 @@ class FISTA(Algorithm[Proximal | None, FISTAState]):
     def init(self, problem: Problem, prior: Proximal | None, x0: Tensor | None) -> FISTAState:
         _require_proximal(prior, "FISTA")
         x = starting_point(problem, x0)
-        size = _step_size(problem, annealed(prior, 1 / self.iterations), x, self.step_size)
+        bend = curvature(problem, x) if self.step_size is None and problem.is_quadratic else None
+        size = _step_size(problem, annealed(prior, 1 / self.iterations), x, self.step_size, bend)
+        warn_if_learned((prior,), "FISTA")
         return FISTAState(x, x, torch.zeros_like(size), size)
 
     def step(self, problem: Problem, prior: Proximal | None, state: FISTAState, progress: float) -> FISTAState:
@@ -148,12 +153,12 @@ def _require_proximal(prior: object, name: str) -> None:
     raise TypeError(f"{name} needs a prior with a prox, got {type(prior).__name__}; {advice}")
 
 
-def _step_size(problem: Problem, prior: Proximal | None, x: Tensor, given: float | None) -> Tensor:
-    """The first step size, (B,)."""
+def _step_size(problem: Problem, prior: Proximal | None, x: Tensor, given: float | None, bend: Tensor | None) -> Tensor:
+    """The first step size, (B,); `bend` is the curvature of a quadratic misfit."""
     if given is not None:
         return torch.full_like(problem.misfit(x), given)
-    if problem.is_quadratic:
-        return inverse(curvature(problem, x))
+    if bend is not None:
+        return inverse(bend)
     gradient = problem.misfit_gradient(x)
     return first_step_size(problem.misfit, lambda s: _proximal(prior, x - s * gradient, s), x, gradient)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from copy import copy
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invreg._check import require_count, require_positive
+from invreg._check import require_count, require_positive, warn
 from invreg.interfaces import ConvexPotential, Regularizer
 from invreg.linalg import cg, expand, inner, norm
 from invreg.regularizers.norms import ImplicitProx, needs_graph, scaled_step, threshold_tensor
@@ -97,10 +96,9 @@ class _Learned(Regularizer[Tensor]):
         found = self._evaluate(x)
         if not bool(found.converged.all()):
             worst = float((found.residual / (self.scale * x[0].numel() ** 0.5))[~found.converged].max())
-            warnings.warn(
+            warn(
                 f"the value of {type(self).__name__} reached accuracy {worst:.1e} > rtol = {self.rtol:g} in "
-                f"{self.iterations} iterations; raise iterations, loosen rtol, or look at evaluate(x).bound",
-                stacklevel=2,
+                f"{self.iterations} iterations; raise iterations, loosen rtol, or look at evaluate(x).bound"
             )
         if not torch.is_grad_enabled():
             return self.weight * found.value
@@ -275,10 +273,9 @@ class RelaxedLearnedProximal(_Learned):
             goal = self.looseness * self.rtol * unit[0].numel() ** 0.5
             y, miss = _minimise(self.potential, unit, ratio, 1 - ratio, goal, self.iterations)
             if not bool((miss <= goal).all()):
-                warnings.warn(
+                warn(
                     f"RelaxedLearnedProximal.prox reached accuracy {float(miss.max()) / goal:.1e} times the "
-                    f"wanted in {self.iterations} iterations; raise iterations or loosen rtol",
-                    stacklevel=2,
+                    f"wanted in {self.iterations} iterations; raise iterations or loosen rtol"
                 )
             # of the two forms of the prox the one that the error of y hardly enters
             z = torch.where(ratio < 0.5, (unit - ratio * y) / (1 - ratio), self.potential.gradient(y))

@@ -1,11 +1,14 @@
 """Plug-and-play with a learned proximal network: where it is proved to converge it does, elsewhere it is told."""
 
+import re
 import warnings
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from invreg.algorithms import FISTA, HQS, PDHG, Algorithm
 from invreg.algorithms.admm import ADMM
 from invreg.algorithms.proved_step import check_step, safe_step_size
 from invreg.algorithms.proximal_gradient import ProximalGradient
@@ -14,6 +17,7 @@ from invreg.models.icnn import ConvexMLP
 from invreg.noise import Gaussian, Poisson
 from invreg.problem import Problem
 from invreg.random import draw
+from invreg.regularizers import NonNegative, SumOfTerms, Tikhonov
 from invreg.regularizers.learned import LearnedProximal, RelaxedLearnedProximal
 
 SIGMA = 0.5
@@ -31,6 +35,16 @@ class Matrix(LinearOperator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         return y @ self.entries
+
+
+class Counting(Matrix):
+    """Counts how often it is asked."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x)
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -111,6 +125,54 @@ def test_a_step_outside_the_proof_is_told() -> None:
         assert check_step(task, like, safe_step_size(task, like, 0.9)) == pytest.approx(0.9)
     with pytest.warns(UserWarning, match=r"proved for a step < 1 / L = .*ADMM: rho > L.*got 1; use prior.at_step"):
         assert check_step(task, like, 1.0) >= lipschitz()
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "message"),
+    [
+        (ProximalGradient(iterations=1, step_size=1.0), r"got 1; use prior.at_step"),
+        (ADMM(iterations=1, rho=1.0, balance=False, relaxation=1.0), r"ADMM: rho > L"),
+        (ADMM(iterations=1, rho=1.0), r"proved for balance=False and relaxation=1 only"),
+        (FISTA(iterations=1, step_size=1.0), r"no other term only, got FISTA"),
+        (PDHG(iterations=1), r"no other term only, got PDHG"),
+        (HQS(iterations=1), r"no other term only, got HQS"),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_every_algorithm_tells_the_line_that_called_it(algorithm: Algorithm[Any, Any], message: str) -> None:
+    prior, start = LearnedProximal(network()).at_step(1.0), noise(2, 4)
+    with pytest.warns(UserWarning, match="convergence") as seen:
+        algorithm.iterate(problem(), prior, start)
+    assert {one.filename for one in seen} == {__file__}
+    assert any(re.search(message, str(one.message)) for one in seen)
+
+
+def test_several_terms_and_other_misfits_are_told_too() -> None:
+    prior = LearnedProximal(network()).at_step(1.0)
+    with pytest.warns(UserWarning, match="no other term only, got several terms"):
+        ADMM(rho=1.0).iterate(problem(), SumOfTerms(NonNegative(), prior), noise(2, 4))
+    counts = Problem(Matrix(torch.eye(4).double()), torch.ones(2, 4).double(), Poisson())
+    with pytest.warns(UserWarning, match="no other term only, got a misfit that is not quadratic"):
+        ProximalGradient(step_size=1.0).iterate(counts, prior, torch.ones(2, 4).double())
+
+
+def test_the_curvature_that_is_known_is_not_computed_again() -> None:
+    task, prior = problem(), LearnedProximal(network())
+    calls = []
+    for one in (Tikhonov(1.0), prior):  # the classical prior warns of nothing and computes it once
+        counted = Counting(task.operator.entries)  # type: ignore[union-attr]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ProximalGradient().iterate(Problem(counted, task.y, task.noise), one, noise(2, 4))
+        calls.append(counted.calls)
+    assert calls[0] == calls[1] > 0
+
+
+def test_a_value_that_did_not_converge_is_told_at_the_line_that_asked() -> None:
+    prior = LearnedProximal(network(), rtol=1e-12, iterations=1)
+    with pytest.warns(UserWarning, match="the value of LearnedProximal reached accuracy") as seen:
+        prior(noise(2, 4))
+    assert seen[0].filename == __file__
 
 
 def test_wrong_arguments_are_refused() -> None:
