@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from invreg.interfaces import LinearOperator
-from invreg.operators.spectral import Spectrum, spectrum_of
+from invreg.operators.spectral import Decomposable, Spectrum, spectrum_of
 from invreg.problem import Problem
 
 
@@ -60,9 +61,40 @@ def spectral_data(problem: Problem, like: Tensor, name: str) -> SpectralData:
         )
     level = sigma.reshape(()) if isinstance(sigma, Tensor) else sigma  # the axes of y are not those of coordinates
     assert isinstance(problem.operator, LinearOperator)
-    spectrum = spectrum_of(problem.operator, like)
+    spectrum = _decomposed(problem.operator, like)
     singular = spectrum.singular.to(like.real.dtype)
     singular = singular if singular.ndim > 1 else singular[None]
     seen = singular > 0
     inverse = torch.where(seen, 1 / torch.where(seen, singular, 1), 0)
     return SpectralData(spectrum, seen, spectrum.measured(problem.y) * inverse, level * inverse, not like.is_complex())
+
+
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """A decomposition and what it was computed from: the tensors, their versions then, and the kind of signal."""
+
+    spectrum: Spectrum
+    sources: list[Tensor]
+    state: tuple[object, ...]
+    batch: int
+
+
+_DECOMPOSED: WeakKeyDictionary[LinearOperator, _Known] = WeakKeyDictionary()
+
+
+def _decomposed(operator: LinearOperator, like: Tensor) -> Spectrum:
+    """`spectrum_of`, by brute force only once until the operator changes: every batch of draws asks for it."""
+    sources = [*operator.parameters(), *operator.buffers()]
+    if isinstance(operator, Decomposable) or any(t.requires_grad or t.is_inference() for t in sources):
+        return spectrum_of(operator, like)
+    versions = tuple((t._version, t.dtype, t.device) for t in sources)
+    state = (*versions, like.dtype, like.device, like.shape[1:])
+    known = _DECOMPOSED.get(operator)
+    if (
+        known is None
+        or known.state != state
+        or any(a is not b for a, b in zip(known.sources, sources, strict=True))
+        or (known.batch != like.shape[0] and known.spectrum.singular.ndim > 1)  # of each sample
+    ):
+        known = _DECOMPOSED[operator] = _Known(spectrum_of(operator, like), sources, state, like.shape[0])
+    return known.spectrum

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from sampler_problems import C128, F64, gauss8, gmm2, measured, noise, seeded
+from sampler_problems import C128, F64, Counted, gauss8, gmm2, measured, noise, seeded
 from torch import Tensor
 
 from invreg.algorithms import (
@@ -25,7 +25,7 @@ from invreg.algorithms.posterior import chain_generator
 from invreg.diagnostics import chi_square
 from invreg.interfaces import Denoiser
 from invreg.models.oracles import GaussianOracle
-from invreg.operators import Mask, Sense
+from invreg.operators import Mask, MatrixSensing, Sense
 from invreg.problem import Problem
 from invreg.testing import relative_gap
 
@@ -85,6 +85,15 @@ def test_mean_and_spread_are_those_of_the_samples_whether_they_are_kept_or_not()
     assert relative_gap(kept.chi_square, wanted) < 1e-12
 
 
+def test_the_spread_of_complex_images_is_that_of_both_parts_together() -> None:
+    prior = GaussianOracle(torch.zeros(4, dtype=C128), 0.5 * torch.eye(4, dtype=C128))  # 0.25 in each part
+    problem = Problem(MatrixSensing(torch.zeros(1, 4, dtype=C128)), torch.zeros(1, 1, dtype=C128))
+    found = posterior(DDS(iterations=3, eta=0.0), problem, prior, samples=20, batch=20, keep=True)
+    assert found.samples is not None
+    parts = (found.samples.real.var(0) + found.samples.imag.var(0)).sqrt()
+    assert relative_gap(found.std, parts) < 1e-12
+
+
 def test_what_is_known_grows_batch_by_batch() -> None:
     toy = gauss8()
     run = iterate_posterior(SAMPLER, toy.problem, toy.prior, samples=10, batch=4)
@@ -133,6 +142,29 @@ def test_predictor_and_corrector_scatter_as_the_posterior_does() -> None:
     wanted = exact.covariance.diagonal().sqrt()
     assert 0.9 < float((found.std[0] / wanted).mean()) < 1.12
     assert float(((found.mean[0] - exact.mean) / wanted).abs().max()) < 0.25
+
+
+@pytest.mark.parametrize("sampler", [DDNM(iterations=3), DDRM(iterations=3)], ids=type)
+def test_a_decomposition_is_computed_once_for_all_batches_until_the_operator_changes(sampler: Sampler[Any]) -> None:
+    toy = gauss8()
+    counted = Counted(MatrixSensing(toy.problem.operator.matrix.clone()))  # type: ignore[union-attr]
+    problem = Problem(counted, toy.problem.y, toy.problem.noise)
+
+    def asked(samples: int) -> int:
+        """How often A is asked for, beside once for the misfit of each batch."""
+        counted.calls()
+        posterior(sampler, problem, toy.prior, samples=samples, batch=2)
+        return counted.calls()[0] - (samples + 1) // 2
+
+    assert asked(5) > 0
+    assert asked(5) == 0
+    counted.inner.matrix.mul_(2)  # type: ignore[union-attr]
+    found = posterior(sampler, problem, toy.prior, samples=2, keep=True).samples
+    wanted = posterior(
+        sampler, Problem(counted.inner, problem.y, problem.noise), toy.prior, samples=2, keep=True
+    ).samples
+    assert found is not None and wanted is not None
+    assert torch.equal(found, wanted)
 
 
 def test_a_first_image_is_given_to_every_chain() -> None:
