@@ -103,9 +103,9 @@ class SDE(ABC):
         return last, first
 
     def times(
-        self, n: int, sigma_range: tuple[float, float] = (0.0, math.inf), t_min: float = 1e-3
+        self, n: int, sigma_range: tuple[float, float] = (0.0, math.inf), t_min: float = 1e-5
     ) -> tuple[float, ...]:
-        """N times that fall evenly over `span`, the last one > 0."""
+        """N times that fall evenly over `span`, whose arguments these are; the last one > 0."""
         require_count("n", n, least=2)
         last, first = self.span(sigma_range, t_min)
         return tuple(first + (last - first) * k / (n - 1) for k in range(n))
@@ -170,7 +170,7 @@ class VP(SDE):
     """Preserved variance: scale = e^(-B/2), std^2 = 1 - e^(-B), B = beta_min t + (beta_max - beta_min) t^2 / 2.
 
     Args:
-        beta_min, beta_max: rates of noise at t = 0 and at t = 1.
+        beta_min, beta_max: rates of noise at t = 0 and at t = 1, 0 < beta_min <= beta_max.
 
     Source: Song et al. 2021, eq. 32 and 33.
     """
@@ -179,7 +179,7 @@ class VP(SDE):
     beta_max: float = 20.0
 
     def __post_init__(self) -> None:
-        _check_rising("beta", self.beta_min, self.beta_max)
+        _check_rising("beta", self.beta_min, self.beta_max, equal=True)
 
     def scale(self, t: Time) -> Tensor:
         return torch.exp(-_integral(self, t) / 2)
@@ -202,7 +202,7 @@ class SubVP(SDE):
     """Variance below the preserved one: scale = e^(-B/2), std = 1 - e^(-B), with the B of `VP`.
 
     Args:
-        beta_min, beta_max: rates of noise at t = 0 and at t = 1.
+        beta_min, beta_max: rates of noise at t = 0 and at t = 1, 0 < beta_min <= beta_max.
 
     Source: Song et al. 2021, eq. 29 and app. C.
     """
@@ -211,7 +211,7 @@ class SubVP(SDE):
     beta_max: float = 20.0
 
     def __post_init__(self) -> None:
-        _check_rising("beta", self.beta_min, self.beta_max)
+        _check_rising("beta", self.beta_min, self.beta_max, equal=True)
 
     def scale(self, t: Time) -> Tensor:
         return torch.exp(-_integral(self, t) / 2)
@@ -245,8 +245,8 @@ def _time_of(sde: VP | SubVP, integral: Tensor) -> Tensor:
     return 2 * integral / (sde.beta_min + (sde.beta_min**2 + 2 * rise * integral).sqrt())
 
 
-def _check_rising(name: str, least: float, most: float) -> None:
+def _check_rising(name: str, least: float, most: float, equal: bool = False) -> None:
     require_positive(f"{name}_min", least)
     require_positive(f"{name}_max", most)
-    if most <= least:
-        raise ValueError(f"{name}_max must be > {name}_min = {least}, got {most}")
+    if most < least or (most == least and not equal):
+        raise ValueError(f"{name}_max must be {'>=' if equal else '>'} {name}_min = {least}, got {most}")

@@ -92,9 +92,21 @@ def test_times_fall_over_the_levels_that_the_denoiser_knows() -> None:
     times = VE(0.01, 50).times(5, (0.0, math.inf), 1e-5)
     assert times[0] == 1 and times[-1] == pytest.approx(1e-5)
     assert all(a > b for a, b in pairwise(times))
+    assert VE(0.01, 50).times(5) == times
     narrow = VP().times(10, (0.1, 30.0))
     assert float(VP().sigma(narrow[0])) == pytest.approx(30)
     assert float(VP().sigma(narrow[-1])) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("make", [VP, SubVP])
+def test_a_rate_may_stay_the_same(make: type[VP] | type[SubVP]) -> None:
+    """With beta = b, B = b t: scale^2 = e^(-b t)."""
+    sde = make(3.0, 3.0)
+    t = torch.tensor([1e-4, 0.3, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(sde.scale(t).square(), torch.exp(-3 * t))
+    torch.testing.assert_close(sde.time(sde.sigma(t)), t)
+    with pytest.raises(ValueError, match=r"beta_max must be >= beta_min = 3.0, got 2.0"):
+        make(3.0, 2.0)
 
 
 def test_diffusions_refuse_what_makes_no_sense() -> None:

@@ -47,7 +47,11 @@ class Posterior:
 
     @property
     def std(self) -> Tensor:
-        """Pixel by pixel, real, (B, *signal); of complex images the root of E|x - mean|^2."""
+        """Pixel by pixel, real, (B, *signal), of 2 samples or more.
+
+        Of complex images the root of E|x - mean|^2: sqrt(2) times the standard deviation of either part, in which noise
+        levels are given, where both scatter alike.
+        """
         return self.moments.std
 
 
