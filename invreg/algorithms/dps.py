@@ -45,6 +45,9 @@ class DPS(DiffusionSampler):
         require_positive("weight", self.weight)
 
     def estimate(self, problem: Problem, prior: Denoiser, noisy: Tensor, level: Level, memory: Any) -> Estimate:
+        if not level.lower:  # nothing comes behind it that could be guided
+            denoised = prior(noisy, level.sigma)
+            return Estimate(denoised, denoised, None)
         with torch.enable_grad():
             point = noisy.detach().requires_grad_()
             denoised = prior(point, level.sigma)

@@ -221,6 +221,18 @@ def test_a_step_costs_one_denoising_one_operator_and_one_adjoint() -> None:
     assert len(prior.levels) == 3
 
 
+def test_the_last_step_is_the_denoised_image_and_asks_for_no_gradient() -> None:
+    toy = gauss8()
+    run = DPS(iterations=5, generator=seeded(0)).iterate(toy.problem, toy.prior)
+    for _ in range(4):
+        next(run)
+    noisy, level = run.state.noisy, run.state.sigmas[4]
+    counted = Counted(toy.problem.operator)  # type: ignore[arg-type]
+    found = run.algorithm.step(Problem(counted, toy.problem.y, toy.problem.noise), toy.prior, run.state, 1.0)
+    assert torch.equal(found.x, toy.prior(noisy, level)) and torch.equal(found.noisy, found.x)
+    assert counted.calls() == (0, 0, 0)
+
+
 def test_the_parameters_of_the_denoiser_collect_no_gradient() -> None:
     prior = network_denoiser().requires_grad_()
     problem = measured(matrix(8, (4, 5)), noise(1, 4, 5), 0.1)
