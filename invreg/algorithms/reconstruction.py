@@ -78,7 +78,7 @@ class Reconstruction:
         Far above 1 the image does not explain the data; far below, it explains the noise, too.
         """
         last = self.history.misfit
-        return 2 * last[-1] / self.count if len(last) else torch.full(self.count.shape, torch.nan)
+        return 2 * last[-1] / self.count if len(last) else last.new_full(self.count.shape, torch.nan)
 
     @property
     def iterations(self) -> int:
@@ -162,7 +162,7 @@ class Reconstruction:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: the file is not a saved Reconstruction.
+            ValueError: the file is not a saved Reconstruction, or one of another version.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -170,6 +170,7 @@ class Reconstruction:
             with safe_open(os.fspath(path), "pt") as file:
                 about = json.loads((file.metadata() or {})["reconstruction"])
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            _check_fields(path, {*tensors, *about})
             x = tensors.pop("x")
             x = torch.view_as_complex(x) if about["complex"] else x
             count = tensors.pop("count")
@@ -177,3 +178,14 @@ class Reconstruction:
             return Reconstruction(x, History(**tensors), status, about["settings"], about["seconds"], count)
         except (SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is not a saved Reconstruction: {error}") from error
+
+
+def _check_fields(path: object, found: set[str]) -> None:
+    """Raise ValueError unless a file holds what `save` writes."""
+    wanted = {"x", "count", "complex", "status", "settings", "seconds", *(f.name for f in dataclasses.fields(History))}
+    if found != wanted:
+        parts = [("lacks", wanted - found), ("also has", found - wanted)]
+        what = " and ".join(f"{verb} {', '.join(sorted(names))}" for verb, names in parts if names)
+        raise ValueError(
+            f"{path} is not a saved Reconstruction of this version: it {what}; reconstruct and save it again"
+        )

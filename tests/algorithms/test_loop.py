@@ -251,6 +251,30 @@ def test_a_broken_or_foreign_file_is_refused(tmp_path: Path, damage: str) -> Non
         Reconstruction.load(path)
 
 
+def test_a_file_of_another_version_says_what_differs(tmp_path: Path) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    path = tmp_path / "x.safetensors"
+    FISTA(iterations=2).solve(small(), None).save(path)
+    with safe_open(path, "pt") as file:
+        about, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    del tensors["count"], tensors["penalty"]
+    save_file(tensors | {"regret": torch.ones(2)}, path, about)
+    with pytest.raises(ValueError, match="of this version: it lacks count, penalty and also has regret; reconstruct"):
+        Reconstruction.load(path)
+
+
+def test_the_chi_square_before_the_first_check_is_nan_in_the_precision_of_the_data() -> None:
+    run = FISTA(iterations=20).iterate(small(), None)
+    before = run.reconstruction().chi_square
+    for _ in run:
+        continue
+    after = run.reconstruction().chi_square
+    assert before.shape == after.shape == (2,) and before.dtype == after.dtype == torch.float64
+    assert bool(before.isnan().all()) and bool(after.isfinite().all())
+
+
 @pytest.mark.parametrize("shape", [(8,), (4, 2), (2, 2, 2)])
 def test_plot_returns_a_figure(shape: tuple[int, ...]) -> None:
     from matplotlib.figure import Figure
