@@ -1,6 +1,7 @@
 """Every example runs, and shows what it says it shows."""
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 from types import ModuleType
@@ -8,11 +9,14 @@ from types import ModuleType
 import matplotlib as mpl
 import pytest
 import torch
+from torch.nn.functional import avg_pool2d
 
+from invreg.assets import brain_slice
 from invreg.config import from_pretrained
 from invreg.interfaces import Denoiser
 from invreg.metrics import psnr
 from invreg.models import ConvexCNN
+from invreg.training.random_ct import computed_tomography
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -225,3 +229,51 @@ def test_the_other_tables_are_filled_run_by_run(
     experiment.main(common)
     again = capsys.readouterr().out
     assert again == shown[shown.index(again[:20]) :]  # nothing is run twice
+
+
+@pytest.mark.slow(seconds=40)
+def test_what_the_tables_of_learned_priors_compare_on_a_brain(tmp_path: Path) -> None:
+    script = load("experiments/priors_mri")
+    head = brain_slice(0)
+    one = script.scanned(avg_pool2d(head.image, 2), (1.0, 1.0), "x4 uniform", 0)
+    assert int(one.problem.operator.sampled()[0, 0, :, 0].sum()) <= 32
+    weights = {"TV": 20.0, "wavelet": 20.0, "LPN": 300.0}
+    methods = script.methods(one.problem, weights, "brain")
+    assert {"zero-filling", "wavelet", "TV", "LPN (ADMM)", "DDS", "DDS (mean of 8)", "DDS + TV"} < set(methods)
+    tv = methods["TV"][1]()
+    found = {name: script.measured(*methods[name], one, tv, 0) for name in ("zero-filling", "DDS", "DDS + TV")}
+    assert found["zero-filling"]["PSNR"] + 4 < found["DDS"]["PSNR"]
+    assert found["DDS"]["PSNR"] - 1.5 < found["DDS + TV"]["PSNR"]
+    assert 0.8 < found["DDS"]["chi-square"] < 1.2
+    assert 0 < found["DDS"]["apart"] < 0.3
+    groups = ["a", "b"]
+    script.compare(tmp_path / "found.json", "colin27", ["x4 uniform"], groups, ["DDS"], lambda *_: found["DDS"])
+    assert set(read_runs(tmp_path)) == {f"colin27/x4 uniform/{s}/DDS" for s in groups}
+
+
+@pytest.mark.slow(seconds=40)
+def test_what_the_tables_of_learned_priors_compare_on_a_head() -> None:
+    script = load("experiments/priors_ct")
+    g = torch.Generator().manual_seed(0)
+    drawn = computed_tomography(None, 2 * script.FINE, g)[None] * script.MU_WATER
+    one = script.scanned(drawn, "48 views", 0)
+    methods = script.methods(one.problem, {"TV": 8.0, "wavelet": 8.0}, "head-ct")
+    tv = methods["TV"][1]()
+    found = {name: script.measured(*methods[name], one, tv, 0) for name in ("FBP", "TV", "DDS")}
+    assert found["FBP"]["PSNR"] + 1 < min(found["TV"]["PSNR"], found["DDS"]["PSNR"])
+    assert found["TV"]["apart"] == 0
+
+
+@pytest.mark.slow(seconds=40)
+def test_what_the_table_of_the_learned_proximal_network_compares() -> None:
+    script = load("experiments/lpn_images")
+    image = script.squared(avg_pool2d(brain_slice(0).image, 2))
+    assert image.shape == (1, script.SIDE, script.SIDE)
+    one = script.scanned(image, "blur", 0)
+    restored = script.solve("LPN", 0.1, one.problem)
+    assert psnr(restored, image) > psnr(one.problem.y, image) + 1.5
+
+
+def read_runs(folder: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((folder / "found.json").read_text())["runs"]
+    return found

@@ -36,7 +36,7 @@ from invreg.regularizers import LearnedProximal, TotalVariation
 SIDE = 160
 TASKS = ("blur", "30 views")
 RHO = (0.003, 0.01, 0.03, 0.1, 0.3, 1.01)  # over the largest curvature of the misfit; proved to converge from 1 on
-WEIGHTS = {"blur": (10.0, 20.0, 40.0, 80.0), "30 views": (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)}
+WEIGHTS = {"blur": (1.25, 2.5, 5.0, 10.0, 20.0), "30 views": (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)}
 
 
 def squared(image: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ def main() -> None:
     def job(task: str, index: int, method: str) -> Numbers:
         one = scanned(squared(images[index]), task, index)
         evaluations, make = methods(one.problem, task, out)[method]
-        return measured(evaluations, make, one, index)
+        return measured(evaluations, make, one, solve("TV", weight_of(out, "TV", task), one.problem), index)
 
     compare(
         out, "slices", TASKS, [str(i) for i in range(len(images))], ("blurred, or FBP", "TV", "LPN (ADMM)"), job

@@ -15,7 +15,7 @@ import argparse
 import math
 import sys
 from collections.abc import Mapping
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +42,7 @@ FINE, PIXEL, MU_WATER, PHOTONS = 256, 0.95703, 0.02, 5e4
 RIM = 8  # pixels of air around a drawn head
 TASKS = {"24 views": (24, 180.0), "48 views": (48, 180.0), "120 degrees": (96, 120.0)}
 WEIGHTS = {"TV": (4.0, 8.0, 16.0, 32.0, 64.0), "wavelet": (4.0, 8.0, 16.0, 32.0, 64.0)}
-NUMBERS = Setting(anneal=(2.5e-5, 1.0), step_size=0.02, weight=0.04, dps=3.0, inner=10, tv=0.3)
+NUMBERS = Setting(anneal=(2.5e-5, 1.0), step_size=0.02, weight=0.04, dps=3.0, inner=20, tv=0.2)
 
 
 def cranium(path: Path, every: int) -> Mapping[str, Tensor]:
@@ -125,13 +125,19 @@ def main() -> None:
         return best(WEIGHTS[kind], partial(classical, kind), slices)
 
     do(out, {f"weight/{k}/{t}": partial(tuned, k, t) for k in WEIGHTS for t in tasks})
-    slices = cranium(options.cranium, options.every) if options.head == "cranium" else drawn(8, 8)
+    slices = cranium(options.cranium, options.every) if options.head == "cranium" else drawn(4, 8)
+
+    @lru_cache(1)
+    def scan(task: str, index: int) -> tuple[Scanned, Tensor]:
+        """A scan, and its image by total variation."""
+        one = scanned(list(slices.values())[index], task, index)
+        return one, classical("TV", weight_of(out, "TV", task), one.problem)
 
     def job(task: str, index: int, method: str) -> Numbers:
-        one = scanned(list(slices.values())[index], task, index)
+        one, reference = scan(task, index)
         weights = {kind: weight_of(out, kind, task) for kind in WEIGHTS}
         evaluations, make = methods(one.problem, weights, options.prior)[method]
-        return measured(evaluations, make, one, index)
+        return measured(evaluations, make, one, reference, index)
 
     first = scanned(next(iter(slices.values())), tasks[0], 0)
     chosen = options.methods.split(",") if options.methods else list(
