@@ -141,7 +141,8 @@ def test_options_in_the_text_win_over_the_flag_and_the_preset(
 
 
 def test_total_variation_may_stand_beside_the_learned_prior(invoke, scans: Path, priors: Path, tmp_path: Path) -> None:
-    prior = ("--prior", f"model:folder={priors / 'complex'}", *FEW)
+    # in four steps, each at a hundredth of the noise before, every weight is either all or nothing
+    prior = ("--prior", f"model:folder={priors / 'complex'}", "--iterations", 15, "--no-check")
     roughness = {}
     for name, more in {"alone": (), "both": ("--with", "tv"), "much": ("--with", "tv:weight=0.05")}.items():
         about = reconstruct(invoke, scans / "mri.npz", tmp_path / f"{name}.npz", *prior, *more)
@@ -471,8 +472,14 @@ def test_presets_build_and_hold_for_every_kind_of_scan() -> None:
         for kind in ("mri", "ct", "image"):
             method = config.learned_method(config.parse(name), kind)
             assert isinstance(method.algorithm, preset.algorithm)
+            if preset.of_potentials:
+                made = method.prior(ConvexCNN(hidden=2), {"step": 0.01, "scale": 1.0, "weight": 3.0})
+                x = torch.rand(1, 8, 8)
+                torch.testing.assert_close(made.prox(x, 0.01 / 3), made.potential.gradient(x))
+                continue
             made = method.prior(denoiser, {"sigma": 0.1} if name == "red" else {})
             assert (made is denoiser) == (preset.prior is None)
+    assert config.learned_method(config.parse("dds"), "ct").algorithm == DDS(iterations=25, inner_iterations=20)
     assert isinstance(config.learned_method(config.parse("pnp"), "ct").prior(denoiser, {}), PlugAndPlay)
     assert config.learned_method(config.parse("pnp:sigma=0.2"), "ct").prior(denoiser, {}).sigma == 0.2
 
