@@ -173,9 +173,7 @@ def _mri(device: torch.device, seed: int, console: Console) -> Comparison:
         return scale * seen * _finished(algorithm.solve(problem, prior))
 
     noisy = Problem(operator, problem.y, Gaussian(record.noise_sigma / scale))
-    learned = _learned(
-        "brain", noisy, seed, lambda x: scale * seen * x, console, DDS(iterations=25), ADMM(iterations=12)
-    )
+    learned = _learned("brain", noisy, seed, lambda x: scale * seen * x, console, DDS(iterations=25), 4)
     methods: tuple[Method, ...] = (
         ("zero-filling", lambda: back),
         ("CG-SENSE", lambda: solved(ConjugateGradient(iterations=8, rtol=0.0), None)),
@@ -193,8 +191,7 @@ def _learned(
     shown: Callable[[Tensor], Tensor],
     console: Console,
     sampler: DDS,
-    plug: ADMM,
-    start: Tensor | None = None,
+    samples: int,
 ) -> tuple[Method, ...]:
     """Rows of a prior that ships.
 
@@ -204,16 +201,17 @@ def _learned(
         seed: of the samplers.
         shown: from the image of the problem to that of the demo.
         console: where remarks go.
-        sampler, plug: of the draws, and of plug-and-play.
-        start: first image of plug-and-play.
+        sampler: of the draws.
+        samples: of which the mean is shown.
     """
     denoiser = config.shipped_prior(prior).to(problem.y.device)
+    run = iterate_posterior(sampler, problem, denoiser, samples=samples, batch=1, seed=seed)
 
-    def mean_of(samples: int) -> Tensor:
-        run = iterate_posterior(sampler, problem, denoiser, samples=samples, batch=1, seed=seed)
-        for _ in run:
+    def mean_of(count: int) -> Tensor:
+        """Of the draws so far and as many more as it takes."""
+        while (found := next(run)).moments.count < count:
             continue
-        return shown(run.posterior().mean)
+        return shown(found.mean)
 
     def varied() -> Tensor:
         back = problem.backprojection()
@@ -224,13 +222,16 @@ def _learned(
         return shown(_finished(Variational(iterations=60, step_size=0.05).solve(problem, belief)))
 
     def plugged() -> Tensor:
-        return shown(_finished(plug.solve(problem, PlugAndPlay(denoiser), start)))
+        return shown(_finished(ADMM(iterations=12).solve(problem, PlugAndPlay(denoiser))))
 
     console.print(f"learned prior: {config.SHIPPED[prior]}; for demonstration, not for diagnosis")
-    found: tuple[Method, ...] = (("DDS, a sample", lambda: mean_of(1)), ("PnP, ADMM", plugged))
-    if not problem.y.is_complex():  # rays take ten times as long as k-space
-        return found
-    return (("RED-Diff", varied), found[0], ("DDS, mean of 4", lambda: mean_of(4)), found[1])
+    draws: tuple[Method, ...] = (
+        ("DDS, a sample", lambda: mean_of(1)),
+        (f"DDS, mean of {samples}", lambda: mean_of(samples)),
+    )
+    if not problem.y.is_complex():  # the others draw streaks into CT of few views
+        return draws
+    return (("RED-Diff", varied), *draws, ("PnP, ADMM", plugged))
 
 
 def _ct(device: torch.device, seed: int, console: Console) -> Comparison:
@@ -266,14 +267,14 @@ def _ct(device: torch.device, seed: int, console: Console) -> Comparison:
 
     sirt, cg = SIRT(iterations=100, rtol=0.0), ConjugateGradient(iterations=10, rtol=0.0)
     pdhg = PDHG(iterations=150, rtol=1e-4, balance=0.1)
-    noisy, first = Problem(operator, y, Gaussian(sigma)), fbp.clamp_min(0)
+    noisy = Problem(operator, y, Gaussian(sigma))
     sampler = DDS(iterations=20, inner_iterations=20)
     methods: tuple[Method, ...] = (
         ("FBP, Hann", lambda: hounsfield(fbp)),
         ("SIRT, 100", lambda: hounsfield(_finished(sirt.solve(plain, None)))),
         ("CGLS, 10", lambda: hounsfield(_finished(cg.solve(plain, None)))),
-        ("TV, PDHG", lambda: hounsfield(_finished(pdhg.solve(weighted, prior, first)))),
-        *_learned("head-ct", noisy, seed, hounsfield, console, sampler, ADMM(iterations=20), first),
+        ("TV, PDHG", lambda: hounsfield(_finished(pdhg.solve(weighted, prior, fbp.clamp_min(0))))),
+        *_learned("head-ct", noisy, seed, hounsfield, console, sampler, 2),
     )
     low, high = BRAIN_WINDOW[0] - BRAIN_WINDOW[1] / 2, BRAIN_WINDOW[0] + BRAIN_WINDOW[1] / 2
     console.print("numbers are taken in the soft-tissue window, 40 +- 200 HU")
