@@ -12,7 +12,8 @@ from runs import Column, Numbers, do, read, table
 from torch import Tensor
 
 from invreg.algorithms import DDS, DPS, HQS, DiffPIR, Variational, judge, posterior
-from invreg.interfaces import Denoiser
+from invreg.interfaces import Denoiser, LinearOperator
+from invreg.lanczos import operator_norm
 from invreg.metrics import nrmse, psnr, ssim
 from invreg.problem import Problem
 from invreg.regularizers import PlugAndPlay, REDDiff, TotalVariation, published_weight
@@ -37,14 +38,15 @@ class Setting:
 
     Args:
         anneal: first and last weight of half-quadratic splitting.
-        step_size, weight: RED-Diff's, its weight as the authors count it.
-        dps: weight of DPS.
+        step_size, sigma_max, weight: RED-Diff's, its weight as the authors count it.
+        dps: weight of DPS, over the norm of A.
         inner: conjugate gradients of each step of DDS.
         tv: fraction of the tuned weight of total variation that the hybrid has.
     """
 
     anneal: tuple[float, float]
     step_size: float
+    sigma_max: float
     weight: float
     dps: float
     inner: int
@@ -54,14 +56,16 @@ class Setting:
 def learned(problem: Problem, d: Denoiser, back: Tensor, tv: float, numbers: Setting) -> Made:
     """The methods with a denoiser; back: (1, y, x), a first image; tv: tuned weight of total variation."""
     first, last = numbers.anneal
-    red = REDDiff(d, published_weight(problem, back, numbers.weight))
+    red = REDDiff(d, published_weight(problem, back, numbers.weight), sigma_max=numbers.sigma_max)
     dds = DDS(inner_iterations=numbers.inner)
     hybrid = DDS(regularizer=TotalVariation(numbers.tv * tv), inner_iterations=numbers.inner)
+    assert isinstance(problem.operator, LinearOperator)
+    dps = DPS(iterations=100, weight=numbers.dps / float(operator_norm(problem.operator, back)))
     draws = partial(posterior, problem=problem, prior=d, samples=SAMPLES, batch=SAMPLES)
     return {
         "PnP (HQS)": (50, lambda: HQS(iterations=50, first=first, last=last).solve(problem, PlugAndPlay(d)).x),
         "RED-Diff": (100, lambda: Variational(iterations=100, step_size=numbers.step_size).solve(problem, red).x),
-        "DPS": (100, lambda: DPS(iterations=100, weight=numbers.dps).solve(problem, d).x),
+        "DPS": (100, lambda: dps.solve(problem, d).x),
         "DiffPIR": (50, lambda: DiffPIR(iterations=50).solve(problem, d).x),
         "DDS": (50, lambda: dds.solve(problem, d).x),
         "DDS (mean of 8)": (50 * SAMPLES, lambda: draws(dds)),

@@ -41,7 +41,7 @@ WEIGHTS = {
     "wavelet": (5.0, 10.0, 20.0, 40.0, 80.0),
     "LPN": (300.0, 1e3, 3e3),
 }
-NUMBERS = Setting(anneal=(2.5e-5, 1.0), step_size=0.05, weight=4 * SIGMA, dps=6.0, inner=10, tv=0.2)
+NUMBERS = Setting(anneal=(2.5e-5, 1.0), step_size=0.05, sigma_max=0.3, weight=4 * SIGMA, dps=6.0, inner=10, tv=0.2)
 Slices = Mapping[str, tuple[Tensor, tuple[float, float]]]
 
 
