@@ -1,4 +1,4 @@
-"""Train the diffusion prior "brain" that ships with the package; about 2.5 hours of one CPU core, or minutes of a GPU.
+"""Train the diffusion prior "brain" that ships with the package; about an hour of one CPU core.
 
 Anatomies are those of `averaged_brains`. Planes, contrasts, skulls, shapes, resolutions and phases are random. Kill it
 when you like; started again it goes on.
