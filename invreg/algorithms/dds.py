@@ -26,6 +26,9 @@ from invreg.lanczos import largest_eigenvalue
 from invreg.linalg import cg, expand
 from invreg.problem import Problem
 
+HOLD = 0.1
+"""Of ADMM's penalty over what D is trusted: firm enough for R to act in few rounds, and little more of the past."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DDS(DiffusionSampler):
@@ -46,9 +49,10 @@ class DDS(DiffusionSampler):
             for ancestral steps, draws of p(x_lower | noisy, x_0 = the image of the data step), which have all of it.
         inner_iterations: conjugate gradients of each data step, from D.
         regularizer: R, with terms or a prox (`TotalVariation`, `WaveletL1`, sums, ...), None for none.
-        rho: ADMM's penalty; default 1 / (v |sum_i L_i^H L_i|), so that the splits are trusted as D is: R acts at the
-            noise level of the step. (|A|^2 / sigma_y^2 in place of 1 / v lost up to 1.6 dB to it on brain scans, and 7
-            dB on CT, where A sees most directions weakly: the splits then hold x where it was.)
+        rho: ADMM's penalty; default 0.1 / (v |sum_i L_i^H L_i|), so that R acts at the noise level of the step, and
+            the splits, which are of the step before, hold x a tenth as firmly as D does: with one round and no R to
+            speak of the draws are 3 % narrower than without, 17 % if as firmly. (At |A|^2 / sigma_y^2 in place of
+            1 / v brain scans lost up to 1.6 dB, and CT, where A sees most directions weakly, 7 dB.)
         rounds: iterations of ADMM in each step, where there is R.
 
     Source: Chung, Lee and Ye 2024, "Decomposed diffusion sampler for accelerating large-scale inverse problems",
@@ -148,7 +152,7 @@ class DDS(DiffusionSampler):
         """Rho of a step, (B,); bound: |sum_i L_i^H L_i|."""
         if self.rho is not None:
             return torch.full_like(bound, self.rho)
-        trust = 1 / torch.as_tensor(variance, dtype=bound.dtype, device=bound.device).reshape(-1)
+        trust = HOLD / torch.as_tensor(variance, dtype=bound.dtype, device=bound.device).reshape(-1)
         return torch.where(bound > 0, trust * inverse(bound), trust)
 
 
