@@ -25,17 +25,18 @@ from invreg import config
 from invreg.algorithms import ADMM, PDHG, filtered_backprojection
 from invreg.algorithms.smooth import curvature
 from invreg.assets import BRAIN_SLICES, HEAD_SLICES, brain_slice, head_slice
+from invreg.config.presets import NetworkStep
 from invreg.interfaces import ConvexPotential
 from invreg.noise import Gaussian
 from invreg.operators import Blur, ParallelBeam
 from invreg.operators.blur import gaussian_kernel
 from invreg.problem import Problem
 from invreg.random import draw
-from invreg.regularizers import LearnedProximal, TotalVariation
+from invreg.regularizers import TotalVariation
 
 SIDE = 160
 TASKS = ("blur", "30 views")
-RHO = (0.003, 0.01, 0.03, 0.1, 0.3, 1.01)  # over the largest curvature of the misfit; proved to converge from 1 on
+RHO = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # over the curvature of the misfit; proved to converge from 1 on
 WEIGHTS = {"blur": (1.25, 2.5, 5.0, 10.0, 20.0), "30 views": (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)}
 
 
@@ -77,7 +78,7 @@ def solve(kind: str, weight: float, problem: Problem) -> Tensor:
     if kind == "TV":
         return PDHG(iterations=200, rtol=1e-4).solve(problem, TotalVariation(weight), start).x
     rho = weight * float(curvature(problem, start).max())
-    prior = LearnedProximal(network(), step=0.1**2).at_step(1 / rho)
+    prior = NetworkStep(network(), 0.1**2, 1.0, rho * 0.1**2)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "convergence with a learned prox")
         return ADMM(iterations=60, rho=rho, balance=False, relaxation=1.0).solve(problem, prior, start).x

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from invreg import config
 from invreg.algorithms import ADMM, FISTA, PDHG
+from invreg.config.presets import NetworkStep
 from invreg.interfaces import ConvexPotential, Denoiser
 from invreg.io import Image
 from invreg.io import read as read_file
@@ -31,7 +32,7 @@ from invreg.models import ComplexPotential
 from invreg.noise import Gaussian
 from invreg.operators import Sense, Wavelet
 from invreg.problem import Problem
-from invreg.regularizers import LearnedProximal, TotalVariation, WaveletL1
+from invreg.regularizers import TotalVariation, WaveletL1
 from invreg.simulate import cartesian_mask, mri_scan
 
 SIDE, VIEW, SIGMA, CALIBRATION = 128, 230.0, 0.01, 8
@@ -39,7 +40,7 @@ TASKS = {f"x{a} {p}": (a, p) for a in (4, 8) for p in ("uniform", "random")}
 WEIGHTS = {
     "TV": (5.0, 10.0, 20.0, 40.0, 80.0),
     "wavelet": (5.0, 10.0, 20.0, 40.0, 80.0),
-    "LPN": (300.0, 1e3, 3e3),
+    "LPN": (30.0, 100.0, 300.0),
 }
 NUMBERS = Setting(anneal=(2.5e-5, 1.0), step_size=0.05, sigma_max=0.3, weight=4 * SIGMA, dps=6.0, inner=10, tv=0.2)
 Slices = Mapping[str, tuple[Tensor, tuple[float, float]]]
@@ -117,7 +118,7 @@ def classical(kind: str, weight: float, problem: Problem) -> Tensor:
             return PDHG(iterations=150, rtol=1e-4).solve(problem, TotalVariation(weight)).x
         case "wavelet":
             return FISTA(iterations=80, rtol=1e-4).solve(problem, WaveletL1(Wavelet((SIDE, SIDE)), weight)).x
-    prior = LearnedProximal(network(), step=0.1**2).at_step(1 / weight)
+    prior = NetworkStep(network(), 0.1**2, 1.0, weight * 0.1**2)
     return ADMM(iterations=30, rho=weight, balance=False, relaxation=1.0).solve(problem, prior).x
 
 

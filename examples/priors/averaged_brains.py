@@ -90,17 +90,22 @@ def train(
 
 
 def finish(run: Training[Any], average: Average, folder: Path, info: Mapping[str, object], steps: int) -> None:
-    """Go through a training; write the running mean of the weights to FOLDER/model, also when it is interrupted.
+    """Go through a training; write the running mean of the weights to FOLDER/model, also at Ctrl-C.
 
     Beside it stand `info` and how far the training came.
     """
+
+    def save() -> None:
+        said = {**info, "trained": f"{run.step} of {steps} steps"}
+        config.save_pretrained(average.module, folder / "model", info=said, overwrite=True)
+
     try:
         for _ in run:
             continue
-    finally:
-        if run.step > 0:
-            said = {**info, "trained": f"{run.step} of {steps} steps"}
-            config.save_pretrained(average.module, folder / "model", info=said, overwrite=True)
+    except KeyboardInterrupt:
+        save()
+        raise
+    save()
 
 
 def flags(description: str | None, folder: str, steps: int) -> argparse.Namespace:
