@@ -11,6 +11,7 @@ from torch import Tensor
 from invreg.interfaces import LinearOperator
 from invreg.operators.spectral import Decomposable, Spectrum, spectrum_of
 from invreg.problem import Problem
+from invreg.random import draw
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,30 +72,34 @@ def spectral_data(problem: Problem, like: Tensor, name: str) -> SpectralData:
 
 @dataclass(frozen=True, eq=False)
 class _Known:
-    """A decomposition and what it was computed from: the tensors, their versions then, and the kind of signal."""
+    """A decomposition, and a probe and its image then, (1, *measurement), or (B, *measurement) of each sample's."""
 
     spectrum: Spectrum
-    sources: list[Tensor]
-    state: tuple[object, ...]
-    batch: int
+    probe: Tensor
+    image: Tensor
 
 
 _DECOMPOSED: WeakKeyDictionary[LinearOperator, _Known] = WeakKeyDictionary()
 
 
 def _decomposed(operator: LinearOperator, like: Tensor) -> Spectrum:
-    """`spectrum_of`, by brute force only once until the operator changes: every batch of draws asks for it."""
-    sources = [*operator.parameters(), *operator.buffers()]
-    if isinstance(operator, Decomposable) or any(t.requires_grad or t.is_inference() for t in sources):
+    """`spectrum_of`, by brute force only once until A x of a random x changes: every batch of draws asks for it."""
+    if isinstance(operator, Decomposable):
         return spectrum_of(operator, like)
-    versions = tuple((t._version, t.dtype, t.device) for t in sources)
-    state = (*versions, like.dtype, like.device, like.shape[1:])
+    probe = draw(like[:1], torch.Generator().manual_seed(0))
+    image = operator(probe.expand_as(like))
+    if image.requires_grad or image.is_inference():  # what is made of it fits no other mode
+        return spectrum_of(operator, like)
     known = _DECOMPOSED.get(operator)
-    if (
-        known is None
-        or known.state != state
-        or any(a is not b for a, b in zip(known.sources, sources, strict=True))
-        or (known.batch != like.shape[0] and known.spectrum.singular.ndim > 1)  # of each sample
-    ):
-        known = _DECOMPOSED[operator] = _Known(spectrum_of(operator, like), sources, state, like.shape[0])
+    if known is None or not _same(known.probe, probe, 0) or not _same(known.image, image, 100):
+        spectrum = spectrum_of(operator, like)
+        each = spectrum.singular.ndim > 1
+        known = _DECOMPOSED[operator] = _Known(spectrum, probe, image if each else image[:1].clone())
     return known.spectrum
+
+
+def _same(a: Tensor, b: Tensor, roundings: int) -> bool:
+    """Whether a, (1, ...) or (B, ...), is b, (B, ...), but for so many roundings of the largest entry."""
+    if (a.dtype, a.device, a.shape[1:]) != (b.dtype, b.device, b.shape[1:]) or len(a) not in (1, len(b)):
+        return False
+    return bool(((a - b).abs() <= roundings * torch.finfo(a.dtype).eps * a.abs().max()).all())

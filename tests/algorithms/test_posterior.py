@@ -1,5 +1,6 @@
 """Samples of posteriors and priors: their moments, their independence of batches, and what is refused."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from invreg.algorithms import (
 )
 from invreg.algorithms.posterior import chain_generator
 from invreg.diagnostics import chi_square
-from invreg.interfaces import Denoiser
+from invreg.interfaces import Denoiser, LinearOperator
 from invreg.models.oracles import GaussianOracle
 from invreg.operators import Mask, MatrixSensing, Sense
 from invreg.problem import Problem
@@ -151,10 +152,10 @@ def test_a_decomposition_is_computed_once_for_all_batches_until_the_operator_cha
     problem = Problem(counted, toy.problem.y, toy.problem.noise)
 
     def asked(samples: int) -> int:
-        """How often A is asked for, beside once for the misfit of each batch."""
+        """How often A is asked for, beside twice for each batch: for its misfit and for whether A is the same."""
         counted.calls()
         posterior(sampler, problem, toy.prior, samples=samples, batch=2)
-        return counted.calls()[0] - (samples + 1) // 2
+        return counted.calls()[0] - 2 * ((samples + 1) // 2)
 
     assert asked(5) > 0
     assert asked(5) == 0
@@ -165,6 +166,43 @@ def test_a_decomposition_is_computed_once_for_all_batches_until_the_operator_cha
     ).samples
     assert found is not None and wanted is not None
     assert torch.equal(found, wanted)
+
+
+class Plain(LinearOperator):
+    """gain * matrix, known neither as parameters nor as buffers."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        super().__init__(matrix.shape[1:], matrix.shape[:1])
+        self.matrix, self.gain = matrix.clone(), 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gain * x @ self.matrix.mT
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.gain * y @ self.matrix
+
+
+@pytest.mark.parametrize("change", ["tensor", "entry", "number", "data"])
+def test_an_operator_that_changes_in_any_way_is_decomposed_anew(change: str) -> None:
+    toy = gauss8()
+    matrix: Tensor = toy.problem.operator.matrix  # type: ignore[union-attr, assignment]
+    operator: Any = MatrixSensing(matrix.clone()) if change == "data" else Plain(matrix)
+    problem, sampler = Problem(operator, toy.problem.y, toy.problem.noise), DDRM(iterations=3)
+    before = posterior(sampler, problem, toy.prior, samples=2, keep=True).samples
+    if change == "number":
+        operator.gain = 2.0
+    elif change == "entry":
+        operator.matrix[0, 0] *= 1 + 1e-6
+    else:
+        operator.matrix.data.copy_(2 * matrix)
+    same = Plain(getattr(operator, "gain", 1.0) * operator.matrix)
+    found, wanted = (
+        posterior(sampler, replace(problem, operator=one), toy.prior, samples=2, keep=True).samples
+        for one in (operator, same)
+    )
+    assert before is not None and found is not None and wanted is not None
+    assert relative_gap(found, wanted) < 1e-12
+    assert relative_gap(found, before) > 1e-9
 
 
 def test_a_first_image_is_given_to_every_chain() -> None:
