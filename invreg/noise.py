@@ -91,7 +91,7 @@ class Poisson(Noise):
 
     def nll_gradient(self, clean: Tensor, y: Tensor) -> Tensor:
         rate = self.photons * clean + self.background
-        counted = torch.where(rate > 0, rate, torch.where(y > 0, INSIDE * y, 1))
+        counted = torch.where(rate <= 0, torch.where(y > 0, INSIDE * y, 1), rate)
         return self.photons * ((rate >= 0) | (y > 0)) - self.photons * (y / counted)
 
     def prox(self, z: Tensor, y: Tensor, step: Tensor | float) -> Tensor:

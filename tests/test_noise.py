@@ -160,6 +160,8 @@ def test_a_nan_shows() -> None:
     bad = torch.tensor([[float("nan"), 1.0]])
     for model in (Gaussian(), Poisson(), TransmissionPoisson(10.0), TransmissionPoisson(10.0, 1.0)):
         assert bool(model.nll(bad, torch.ones(1, 2)).isnan().all())
+        for counts in (torch.zeros(1, 2), torch.ones(1, 2)):
+            assert model.nll_gradient(bad, counts).isnan().tolist() == [[True, False]]
 
 
 # --- gradients
