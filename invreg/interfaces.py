@@ -382,7 +382,7 @@ class Denoiser(nn.Module, ABC):
         return 0.0, float("inf")
 
     @property
-    def scale(self) -> float:
+    def image_scale(self) -> float:
         """The size of the images that it is made for, in whose units default noise levels and weights are.
 
         May be overridden; the default is 1.

@@ -25,7 +25,7 @@ class DPS(DiffusionSampler):
     weighed by the inverse of its standard deviation sqrt(y) / photons, relative to the root mean square of these
     weights: images that are negative somewhere, whose likelihood is 0, have a gradient, too. Under other noise but
     Gaussian, the root of twice the misfit takes the norm's place. Takes any operator; the gradient passes through the
-    denoiser. Images, and the norm, are in units of the denoiser's `scale`.
+    denoiser. Images, and the norm, are in units of the denoiser's `image_scale`.
 
     The weight is no likelihood: what is sampled depends on it, and on the number of steps. The authors use 0.3 to 1 at
     1000 steps.
@@ -56,8 +56,8 @@ class DPS(DiffusionSampler):
         # an infinite likelihood says in no direction that it could fall
         gradient = torch.where(expand(residual.isfinite(), gradient), gradient, torch.nan)
         # the image x of a variance-preserving diffusion is scaled by 1 / sqrt(1 + sigma^2), before and behind the step;
-        # it is in units of the denoiser's scale, and so is the norm of a residual, not so the root of a misfit
-        unit = prior.scale
+        # it is in units of the denoiser's image scale, and so is the norm of a residual, not so the root of a misfit
+        unit = prior.image_scale
         scale = math.sqrt((1 + (level.sigma / unit) ** 2) * (1 + (level.lower / unit) ** 2))
         scale *= unit if isinstance(problem.noise, (Gaussian, Poisson)) else unit**2
         return Estimate(denoised.detach(), denoised.detach(), scale * gradient)

@@ -41,7 +41,7 @@ class Karras:
 
     Args:
         sigma_min, sigma_max: the last and the first noise level, in the units of the image. Default 0.005 and 20 times
-            the denoiser's `scale`, or what it was made for, if that is narrower.
+            the denoiser's `image_scale`, or what it was made for, if that is narrower.
         rho: > 0; the larger, the more levels are small.
 
     Raises:
@@ -71,8 +71,8 @@ class UniformSteps:
         beta_first, beta_last: rates of noise of the first and the last of `steps`, rising linearly between.
         steps: of the diffusion.
 
-    The levels are those of a network in its own units, times the denoiser's `scale`. Levels below or above what it was
-    made for are refused, so that this is for networks of those very rates, and for samples of one scale.
+    The levels are those of a network in its own units, times the denoiser's `image_scale`. Levels below or above what
+    it was made for are refused, so that this is for networks of those very rates, and for samples of one scale.
 
     Source: Ho et al. 2020, "Denoising diffusion probabilistic models", sec. 4; Song et al. 2021, "Denoising diffusion
     implicit models", app. D.3 ("linear").
@@ -225,7 +225,7 @@ class DiffusionSampler(Sampler[SampleState], ABC):
             )
         self.require(problem)
         x = starting_point(problem, x0)
-        sigmas = self.schedule.sigmas(self.iterations, prior.sigma_range, prior.scale)
+        sigmas = self.schedule.sigmas(self.iterations, prior.sigma_range, prior.image_scale)
         memory = self.remember(problem, x)
         return SampleState(x, self.begin(problem, x, sigmas[0], memory), (*sigmas, 0.0), memory)
 

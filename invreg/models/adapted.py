@@ -26,14 +26,14 @@ class Calibrated(Denoiser):
         offset: a number, () or (B,); complex for complex images only.
 
     Its noise levels follow: sigma is in the user's units, and so is `sigma_range`, the levels that suit every sample.
-    Its property `scale` is the argument times that of the denoiser; of one for each sample, the geometric mean.
+    Its `image_scale` is the argument times that of the denoiser; of one for each sample, the geometric mean.
 
     Raises:
         TypeError, ValueError: arguments of another kind, a scale that is not positive, or scales so different that no
             noise level suits all; on call, a batch of another size.
     """
 
-    factor: Tensor | float
+    scale: Tensor | float
     offset: Tensor | complex
 
     def __init__(self, denoiser: Denoiser, scale: Tensor | float, offset: Tensor | complex = 0.0) -> None:
@@ -45,11 +45,11 @@ class Calibrated(Denoiser):
                 raise TypeError(f"scale must be real and () or (B,), got {scale.dtype} {tuple(scale.shape)}")
             if not bool(((scale > 0) & scale.isfinite()).all()):
                 raise ValueError("scale must be finite and > 0 for every sample, got other values")
-            self.register_buffer("factor", scale)
+            self.register_buffer("scale", scale)
             self._mean = float(scale.double().log().mean().exp())
         else:
             require_positive("scale", scale)
-            self.factor, self._mean = scale, float(scale)
+            self.scale, self._mean = scale, float(scale)
         if isinstance(offset, Tensor):
             if offset.ndim > 1:
                 raise ValueError(f"offset must be () or (B,), got {tuple(offset.shape)}")
@@ -69,23 +69,23 @@ class Calibrated(Denoiser):
     @property
     def config(self) -> Mapping[str, object]:
         """The constructor's arguments, for `save_pretrained`."""
-        if isinstance(self.factor, Tensor) or isinstance(self.offset, Tensor):
+        if isinstance(self.scale, Tensor) or isinstance(self.offset, Tensor):
             raise TypeError("a calibration that is a tensor belongs to its images and cannot be saved; use numbers")
-        return {"denoiser": self.denoiser, "scale": self.factor, "offset": self.offset}
+        return {"denoiser": self.denoiser, "scale": self.scale, "offset": self.offset}
 
     @property
     def sigma_range(self) -> tuple[float, float]:
         low, high = self.denoiser.sigma_range
-        if isinstance(self.factor, Tensor):
-            return low * float(self.factor.max()), high * float(self.factor.min())
-        return low * self.factor, high * self.factor
+        if isinstance(self.scale, Tensor):
+            return low * float(self.scale.max()), high * float(self.scale.min())
+        return low * self.scale, high * self.scale
 
     @property
-    def scale(self) -> float:
-        return self._mean * self.denoiser.scale
+    def image_scale(self) -> float:
+        return self._mean * self.denoiser.image_scale
 
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        scale = _per_sample("scale", self.factor, x, x.real.dtype)
+        scale = _per_sample("scale", self.scale, x, x.real.dtype)
         complex_offset = self.offset.is_complex() if isinstance(self.offset, Tensor) else self.offset.imag != 0
         if complex_offset and not x.is_complex():
             raise TypeError(f"offset must be real for real images, got {self.offset} and x {x.dtype}")
@@ -161,8 +161,8 @@ class Slices(Denoiser):
         return self.denoiser.sigma_range
 
     @property
-    def scale(self) -> float:
-        return self.denoiser.scale
+    def image_scale(self) -> float:
+        return self.denoiser.image_scale
 
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         if not -x.ndim < self.axis < x.ndim:
@@ -233,8 +233,8 @@ class Tiles(Denoiser):
         return self.denoiser.sigma_range
 
     @property
-    def scale(self) -> float:
-        return self.denoiser.scale
+    def image_scale(self) -> float:
+        return self.denoiser.image_scale
 
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         if x.ndim <= len(self.size):

@@ -55,17 +55,18 @@ class REDDiff(Regularizer[Tensor]):
     """The gradient is weight * w(sigma) * (e - n): n the noise that is added to x, e what the denoiser takes it for.
 
     With x_sigma = x + sigma n that is weight * w(sigma) / sigma * (x - D(x_sigma, sigma)), and weight * (x - D) for the
-    linear w; sigma as the argument of w, and w, are in units of the denoiser's `scale`. The denoiser is never
-    differentiated. The noise level falls with `at(progress)`; before, it is the
-    largest. The value has the right gradient and means nothing else, hence `exact` is False.
+    linear w; sigma as the argument of w, and w, are in units of the denoiser's `image_scale`. The denoiser is never
+    differentiated. The noise level falls with `at(progress)`; before, it is the largest. The value has the right
+    gradient and means nothing else, hence `exact` is False.
 
     Args:
         denoiser: D.
-        weight: >= 0, beside misfit = |A x - y|^2 / (2 sigma_y^2); see `published_weight`. Default 0.25 / scale^2.
+        weight: >= 0, beside misfit = |A x - y|^2 / (2 sigma_y^2); see `published_weight`. Default 0.25 over the
+            square of the denoiser's `image_scale`.
         weighting: w, such as `linear`, `root`, `square`, `logarithmic`, `clipped`, `two_thirds`, `constant`.
         sigma_max, sigma_min: noise levels at the start and at the end; default those of a variance-preserving diffusion
-            with rates from 0.1 to 20, 152 to 0.0105 times the denoiser's `scale`, or what it is made for, if that is
-            narrower.
+            with rates from 0.1 to 20, 152 to 0.0105 times the denoiser's `image_scale`, or what it is made for, if
+            that is narrower.
         spread: standard deviation of the variational distribution about x, >= 0.
         generator: source of the noise; one per sample, or one for the batch.
 
@@ -94,10 +95,10 @@ class REDDiff(Regularizer[Tensor]):
     ) -> None:
         if not isinstance(denoiser, Denoiser):
             raise TypeError(f"denoiser must be a Denoiser, got {type(denoiser).__name__}")
-        super().__init__(0.25 / denoiser.scale**2 if weight is None else weight)
+        super().__init__(0.25 / denoiser.image_scale**2 if weight is None else weight)
         least, most = denoiser.sigma_range
-        sigma_max = min(denoiser.scale * _level(1.0), most) if sigma_max is None else sigma_max
-        sigma_min = max(denoiser.scale * _level(0.0), least) if sigma_min is None else sigma_min
+        sigma_max = min(denoiser.image_scale * _level(1.0), most) if sigma_max is None else sigma_max
+        sigma_min = max(denoiser.image_scale * _level(0.0), least) if sigma_min is None else sigma_min
         for name, value in (("sigma_min", sigma_min), ("sigma_max", sigma_max)):
             require_positive(name, value)
             if not least * (1 - 1e-6) <= value <= most * (1 + 1e-6):
@@ -115,7 +116,7 @@ class REDDiff(Regularizer[Tensor]):
             if self.spread:
                 point = point + self.spread * draw(point, self.generator)
             denoised = self.denoiser(point + self.sigma * draw(point, self.generator), self.sigma)
-            sigma = self.sigma / self.denoiser.scale
+            sigma = self.sigma / self.denoiser.image_scale
             direction = (self.weighting(sigma) / sigma) * (point - denoised)
         product = inner(x, direction)
         return self.weight * product
@@ -124,7 +125,7 @@ class REDDiff(Regularizer[Tensor]):
         """The same at the noise level of that progress, which shares denoiser, weight and generator."""
         other = REDDiff.__new__(REDDiff)
         other.__dict__.update(self.__dict__)
-        scale = self.denoiser.scale
+        scale = self.denoiser.image_scale
         first, last = _time(self.sigma_max / scale), _time(self.sigma_min / scale)
         other.sigma = min(max(scale * _level(first + (last - first) * progress), self.sigma_min), self.sigma_max)
         return other

@@ -119,12 +119,32 @@ def test_counts_stay_when_the_unit_of_the_image_changes(s: float) -> None:
     assert relative_gap(found[1], s * found[0]) < 1e-10
 
 
+@pytest.mark.parametrize("buffer", [False, True])
+def test_a_denoiser_may_have_a_scale_of_its_own(buffer: bool) -> None:
+    class Scaled(Denoiser):
+        scale: Tensor | float
+
+        def __init__(self) -> None:
+            super().__init__()
+            if buffer:
+                self.register_buffer("scale", torch.tensor(2.0))
+            else:
+                self.scale = 2.0
+
+        def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+            return self.scale * x
+
+    assert Scaled().image_scale == 1.0
+    assert Calibrated(Scaled(), 3.0).image_scale == 3.0
+    assert float(Calibrated(Scaled(), 3.0)(torch.ones(1, 1), 1.0)) == 2.0
+
+
 def test_the_size_of_a_denoiser_passes_through_what_wraps_it() -> None:
     network = NetworkDenoiser(torch.nn.Identity(), DiscreteVariancePreserving(linear_alphas()))
-    assert network.scale == 1.0
-    assert Calibrated(Calibrated(network, 3.0), 4.0).scale == pytest.approx(12.0)
+    assert network.image_scale == 1.0
+    assert Calibrated(Calibrated(network, 3.0), 4.0).image_scale == pytest.approx(12.0)
     each = Calibrated(network, torch.tensor([1.0, 4.0, 16.0]))
-    assert each.scale == pytest.approx(4.0)
-    assert Slices(Calibrated(network, 3.0)).scale == Tiles(Calibrated(network, 3.0), 8, 2).scale == 3.0
+    assert each.image_scale == pytest.approx(4.0)
+    assert Slices(Calibrated(network, 3.0)).image_scale == Tiles(Calibrated(network, 3.0), 8, 2).image_scale == 3.0
     low, high = each.sigma_range
-    assert Karras().sigmas(2, each.sigma_range, each.scale) == pytest.approx((min(80.0, high), low))
+    assert Karras().sigmas(2, each.sigma_range, each.image_scale) == pytest.approx((min(80.0, high), low))

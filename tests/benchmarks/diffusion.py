@@ -204,8 +204,8 @@ class Counted(Denoiser):
         return self.inner.sigma_range
 
     @property
-    def scale(self) -> float:
-        return self.inner.scale
+    def image_scale(self) -> float:
+        return self.inner.image_scale
 
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         self.calls += 1
