@@ -11,7 +11,7 @@ import torch
 from runs import Column, Numbers, do, read, table
 from torch import Tensor
 
-from invreg.algorithms import DDS, DPS, HQS, DiffPIR, Variational, judge, posterior
+from invreg.algorithms import ADMM, DDS, DPS, HQS, DiffPIR, Variational, judge, posterior
 from invreg.interfaces import Denoiser, LinearOperator
 from invreg.lanczos import operator_norm
 from invreg.metrics import nrmse, psnr, ssim
@@ -19,6 +19,17 @@ from invreg.problem import Problem
 from invreg.regularizers import PlugAndPlay, REDDiff, TotalVariation, published_weight
 
 SAMPLES = 8
+COLUMNS = (
+    Column("PSNR", "PSNR", 1, 2),
+    Column("above TV", "gain", 1, 2),
+    Column("SSIM", "SSIM", 1, 3),
+    Column("NRMSE", "NRMSE", 1, 3),
+    Column("chi-square", "chi-square", 1, 2),
+    Column("from TV", "apart", 1, 3),
+    Column("spread / error", "spread", 1, 2),
+    Column("evaluations", "evaluations", 1, 0),
+    Column("seconds", "seconds", 1, 1),
+)
 Made = Mapping[str, tuple[int, Callable[[], Any]]]
 """Of each method: evaluations of the network, and what makes the image or its posterior."""
 
@@ -64,6 +75,7 @@ def learned(problem: Problem, d: Denoiser, back: Tensor, tv: float, numbers: Set
     draws = partial(posterior, problem=problem, prior=d, samples=SAMPLES, batch=SAMPLES)
     return {
         "PnP (HQS)": (50, lambda: HQS(iterations=50, first=first, last=last).solve(problem, PlugAndPlay(d)).x),
+        "PnP (ADMM)": (20, lambda: ADMM(iterations=20).solve(problem, PlugAndPlay(d)).x),
         "RED-Diff": (100, lambda: Variational(iterations=100, step_size=numbers.step_size).solve(problem, red).x),
         "DPS": (100, lambda: dps.solve(problem, d).x),
         "DiffPIR": (50, lambda: DiffPIR(iterations=50).solve(problem, d).x),
@@ -122,15 +134,21 @@ def compare(
     methods: Sequence[str],
     job: Callable[[str, int, str], Numbers],
 ) -> None:
-    """Do what is not done yet of (task, slice, method), and print means and standard deviations over slices."""
+    """Do what is not done yet of (task, slice, method), and print means and standard deviations over slices.
+
+    Args:
+        out: the file of the runs.
+        name: of what is scanned, and by which prior it is seen.
+        tasks, slices, methods: by name.
+        job: (task, index of the slice, method) -> what is measured.
+    """
     runs = {f"{name}/{t}/{s}/{m}": partial(job, t, i, m) for t in tasks for i, s in enumerate(slices) for m in methods}
     found = do(out, runs)
+    for run_name, run in found["runs"].items():
+        beside = found["runs"].get(f"{run_name.rpartition('/')[0]}/TV", {})
+        run["gain"] = run["PSNR"] - beside.get("PSNR", float("nan"))
     groups = {(t, m): [f"{name}/{t}/{s}/{m}" for s in slices] for t in tasks for m in methods}
-    columns = [Column("PSNR", "PSNR", 1, 2), Column("SSIM", "SSIM", 1, 3), Column("NRMSE", "NRMSE", 1, 3)]
-    columns += [Column("chi-square", "chi-square", 1, 2), Column("from TV", "apart", 1, 3)]
-    columns += [Column("spread / error", "spread", 1, 2), Column("evaluations", "evaluations", 1, 0)]
-    columns += [Column("seconds", "seconds", 1, 1)]
-    print(table(found, ("task", "method"), groups, columns))
+    print(table(found, ("task", "method"), groups, COLUMNS))
 
 
 def weight_of(out: Path, kind: str, task: str) -> float:

@@ -41,7 +41,7 @@ from invreg.training.random_images import RandomImages
 FINE, PIXEL, MU_WATER, PHOTONS = 256, 0.95703, 0.02, 5e4
 RIM = 8  # pixels of air around a drawn head
 TASKS = {"24 views": (24, 180.0), "48 views": (48, 180.0), "120 degrees": (96, 120.0)}
-WEIGHTS = {"TV": (4.0, 8.0, 16.0, 32.0, 64.0, 128.0), "wavelet": (4.0, 8.0, 16.0, 32.0, 64.0)}
+WEIGHTS = {"TV": (4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0), "wavelet": (4.0, 8.0, 16.0, 32.0, 64.0)}
 NUMBERS = Setting(anneal=(2.5e-5, 1.0), step_size=0.02, sigma_max=1.0, weight=0.04, dps=6.0, inner=20, tv=0.2)
 
 
@@ -127,6 +127,8 @@ def main() -> None:
     do(out, {f"weight/{k}/{t}": partial(tuned, k, t) for k in WEIGHTS for t in tasks})
     slices = cranium(options.cranium, options.every) if options.head == "cranium" else drawn(4, 8)
 
+    name = options.head if options.prior == parser.get_default("prior") else f"{options.head}, {options.prior}"
+
     @lru_cache(1)
     def scan(task: str, index: int) -> tuple[Scanned, Tensor]:
         """A scan, and its image by total variation."""
@@ -143,7 +145,7 @@ def main() -> None:
     chosen = options.methods.split(",") if options.methods else list(
         methods(first.problem, dict.fromkeys(WEIGHTS, 1.0), options.prior)
     )  # fmt: skip
-    compare(out, options.head, tasks, list(slices), chosen, job)
+    compare(out, name, tasks, list(slices), chosen, job)
 
 
 if __name__ == "__main__":

@@ -159,6 +159,8 @@ def main() -> None:
     }
     slices = source[options.brain]()
 
+    name = options.brain if options.prior == parser.get_default("prior") else f"{options.brain}, {options.prior}"
+
     @lru_cache(1)
     def scan(task: str, index: int) -> tuple[Scanned, Tensor]:
         """A scan, and its image by total variation."""
@@ -173,7 +175,7 @@ def main() -> None:
 
     first = scanned(*next(iter(slices.values())), tasks[0], 0)
     every = list(methods(first.problem, dict.fromkeys(WEIGHTS, 1.0), options.prior))
-    compare(out, options.brain, tasks, list(slices), options.methods.split(",") if options.methods else every, job)
+    compare(out, name, tasks, list(slices), options.methods.split(",") if options.methods else every, job)
 
 
 if __name__ == "__main__":
