@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from invreg.io import Image, Record, formats, targets, write
@@ -57,6 +58,24 @@ def require_apart(*paths: Path) -> None:
                 raise ValueError(f"{other} and {path} must be different files; choose another name")
 
 
+def require_kept(sources: Iterable[Path], lost: Iterable[Path]) -> None:
+    """Raise ValueError if a file that is read is, or lies within, one that is replaced or removed.
+
+    Args:
+        sources: files, directories, or what the files of a pair have in common.
+        lost: as they were written.
+    """
+    kept = [(path, place) for path in sources for place in targets(path if path.exists() else f"{path}.cfl")]
+    for gone in lost:
+        for place in map(os.path.realpath, targets(gone)):
+            for path, source in kept:
+                if Path(os.path.realpath(source)).is_relative_to(place):
+                    raise ValueError(
+                        f"what is read must not be in {gone}, which would be replaced or removed, got {path}; "
+                        "choose another name for the output"
+                    )
+
+
 def beside(path: Path, ending: str) -> Path:
     """The path with an ending put before its suffix, `.nii.gz` counted as one."""
     name = path.name.rstrip("/")
@@ -65,14 +84,19 @@ def beside(path: Path, ending: str) -> Path:
     return path.with_name(f"{name[: len(name) - length]}{ending}{name[len(name) - length :]}")
 
 
-def forget_spread(path: Path, sidecar: Path) -> None:
-    """Remove the spread that an earlier run wrote as `path`, if its sidecar says so: it is none of the new image."""
+def is_spread(path: Path, sidecar: Path) -> bool:
+    """Whether a sidecar says that the run before wrote its spread as `path`."""
     try:
         about = json.loads(sidecar.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return
+        return False
     named = about.get("spread") if isinstance(about, dict) else None
-    if not isinstance(named, str) or Path(named).name != path.name:
+    return isinstance(named, str) and Path(named).name == path.name
+
+
+def forget_spread(path: Path, sidecar: Path) -> None:
+    """Remove the spread that an earlier run wrote as `path`, if its sidecar says so: it is none of the new image."""
+    if not is_spread(path, sidecar):
         return
     for place in targets(path):
         if not place.is_dir():

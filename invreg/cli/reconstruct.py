@@ -25,10 +25,12 @@ from invreg.cli.noise_level import NoiseLevel, noise_level
 from invreg.cli.outputs import (
     beside,
     forget_spread,
+    is_spread,
     real_if_needed,
     rehearse,
     require_apart,
     require_free,
+    require_kept,
     require_writable,
 )
 from invreg.cli.pipeline import Scan, make_plan, reference_slice
@@ -140,13 +142,7 @@ def run_request(request: Request, *, force: bool, quiet: bool, console: Console)
         TypeError, ValueError, OSError: bad input.
     """
     start = time.perf_counter()
-    require_writable(request.output, "Image")
-    files = (request.input, request.maps, request.output, request.spread, request.sidecar)
-    require_apart(*(one for one in files if one is not None))  # --force shall not replace the scan
-    require_free(request.output, force, series=True)
-    require_free(request.sidecar, force)
-    if request.spread is not None:
-        require_free(request.spread, force, series=True)
+    _require_places(request, force)
     device = pick_device(request.device)
     with warnings_as_remarks(console):
         record = read(request.input, request.format)
@@ -176,6 +172,20 @@ def run_request(request: Request, *, force: bool, quiet: bool, console: Console)
         )
     folder.remove()
     return about
+
+
+def _require_places(request: Request, force: bool) -> None:
+    """Refuse before the work what cannot be written, and what would cost a file that is read."""
+    require_writable(request.output, "Image")
+    files = (request.input, request.maps, request.output, request.spread, request.sidecar)
+    require_apart(*(one for one in files if one is not None))
+    require_free(request.output, force, series=True)
+    require_free(request.sidecar, force)
+    if request.spread is not None:
+        require_free(request.spread, force, series=True)
+    loses_spread = request.spread is not None or is_spread(request.place_of_spread, request.sidecar)
+    lost = (request.output, request.place_of_spread) if loses_spread else (request.output,)
+    require_kept([one for one in (request.input, request.maps) if one is not None], lost)
 
 
 def _make_plan(scan: Scan, level: NoiseLevel, request: Request) -> AnyPlan:

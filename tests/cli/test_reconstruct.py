@@ -376,6 +376,41 @@ def test_force_does_not_replace_the_scan_itself(tmp_path: Path, invoke) -> None:
     assert scan.read_bytes() == before
 
 
+STACK = Image(torch.linspace(0, 1, 128).reshape(2, 8, 8), voxel_size=(1.0, 1.0), affine=torch.eye(4), slices=2)
+
+
+@pytest.mark.parametrize("kind", ["input", "maps", "pair", "series", "slice"])
+def test_force_removes_nothing_that_is_read(kind: str, tmp_path: Path, invoke) -> None:
+    write(tmp_path / "k.npz", KSpace(torch.ones(1, 2, 8, 8, dtype=torch.complex64)))
+    output, spread = {"pair": ("x.cfl", "x-std.cfl"), "series": ("x", "x-std"), "slice": ("x", "x-std")}.get(
+        kind, ("x.npz", "x-std.npz")
+    )
+    write(tmp_path / spread, STACK)
+    (tmp_path / f"{output}.json").write_text(json.dumps({"spread": str(tmp_path / spread)}))
+    words: tuple[object, ...] = {
+        "maps": (tmp_path / "k.npz", "--maps", tmp_path / spread),
+        "pair": (tmp_path / "x-std",),
+        "slice": (min((tmp_path / spread).iterdir()) if kind == "slice" else None,),
+    }.get(kind, (tmp_path / spread,))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    outcome = invoke("reconstruct", *words, "-o", tmp_path / output, "--force", "--prior", "none")
+    assert outcome.code == 2, outcome.err
+    assert f"what is read must not be in {tmp_path / spread}, which would be replaced or removed" in outcome.err
+    assert f"got {words[-1]}; choose another name for the output" in outcome.err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(("source", "output"), [("x", "x.cfl"), ("x/slice", "x")])
+def test_force_does_not_replace_what_a_scan_is_part_of(source: str, output: str, tmp_path: Path, invoke) -> None:
+    write(tmp_path / output, STACK)
+    scan = min((tmp_path / "x").iterdir()) if source == "x/slice" else tmp_path / source
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    outcome = invoke("reconstruct", scan, "-o", tmp_path / output, "--force", "--prior", "none")
+    assert outcome.code == 2, outcome.err
+    assert f"must not be in {tmp_path / output}, which would be replaced or removed, got {scan}" in outcome.err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_flags_of_learned_priors_are_refused_without_one(tmp_path: Path, invoke) -> None:
     scan = tmp_path / "scan.npz"
     assert invoke("simulate", scan, "--matrix", 32, "--calibration", 12).code == 0
