@@ -11,8 +11,11 @@ from invreg._check import unknown_name
 from invreg.cli.noise_level import NoiseLevel
 from invreg.interfaces import LinearOperator
 from invreg.io.records import Image, KSpace
-from invreg.mri import espirit
-from invreg.operators import MaskedFourier, Sense, SoftSense
+from invreg.mri import SensitivityMaps, espirit
+from invreg.operators import MaskedFourier, Sense, SoftSense, centred_ifft
+
+ENOUGH = 0.9
+"""Share of the calibration lines' energy where the coil maps are not 0; whole heads have 0.98 and more."""
 
 
 class MRI:
@@ -50,6 +53,7 @@ class MRI:
         if self.maps is not None:
             self._check_maps(self.maps)
         self.options = _map_options(spec.options, spec.name, cls, estimated=self.maps is None)
+        self._holes = ""
         self._latest: tuple[int, LinearOperator] | None = None
         self.scale, self.scale_rule = self._scale()
 
@@ -117,6 +121,7 @@ class MRI:
         else:
             kspace, sampled = lines[index if lines.shape[0] > 1 else 0][None].to(self.device), None
         found = espirit(kspace, sampled, **self.options)
+        self._holes = _holes(found, kspace)
         return SoftSense(found.sets, mask, self.dim) if self.cls is SoftSense else Sense(found.maps, mask, self.dim)
 
     def sigma(self, index: int, level: NoiseLevel) -> float | Tensor | None:
@@ -151,10 +156,32 @@ class MRI:
         """What was decided, for the record."""
         source = "none" if self.cls is MaskedFourier else "given" if self.maps is not None else "ESPIRiT"
         lines = "separate lines" if self.record.calibration is not None else "the scan's own centre"
+        options = "".join(f", {key} {value}" for key, value in self.options.items())
         return {
             "operator": self.cls.__name__,
-            "coil maps": f"{source} from {lines}, {self.options}" if source == "ESPIRiT" else source,
+            "coil maps": f"{source} from {lines}{options}{self._holes}" if source == "ESPIRiT" else source,
         }
+
+
+def _holes(found: SensitivityMaps, kspace: Tensor) -> str:
+    """What to say where the maps leave out much of what the calibration lines see; nothing where they do not."""
+    centre = torch.zeros_like(kspace)
+    inside, lines = centre, kspace
+    for axis, m in enumerate(found.calibration, start=2):
+        first = kspace.shape[axis] // 2 - m // 2
+        inside, lines = inside.narrow(axis, first, m), lines.narrow(axis, first, m)
+    inside.copy_(lines)
+    energy = centred_ifft(centre, len(found.calibration)).abs().square().sum(1)
+    reached = (found.sets != 0).any(2).any(1)
+    share = float((energy * reached).sum() / energy.sum())
+    if share >= ENOUGH:
+        return ""
+    voxels = float(reached.double().mean())
+    return (
+        f"; WARNING: they reach {voxels:.0%} of the voxels, with {share:.0%} of the signal; the image is 0 elsewhere: "
+        f"the calibration region of {' x '.join(map(str, found.calibration))} is small for the kernel, or noisy; give "
+        "--maps, more calibration lines, or kernel=2 or crop=0.8 as options of --operator"
+    )
 
 
 def _map_options(options: Mapping[str, Any], name: str, cls: Any, *, estimated: bool) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from invreg._check import (
 from invreg.mri.compression import compression_matrix
 
 MAX_COLUMNS = 4096  # of the calibration matrix; its Gram matrix is decomposed in full, at a cost that grows cubed
+KERNEL = 6  # size of the patches, where the calibration region is twice as large
 PIECE_ENTRIES = 2**22  # 32 MiB of complex64: coil x coil matrices held at a time
 
 
@@ -94,7 +95,7 @@ def espirit(
     mask: Tensor | None = None,
     *,
     calibration: int = 24,
-    kernel: int = 6,
+    kernel: int | None = None,
     threshold: float = 0.03,
     crop: float = 0.95,
     sets: int = 1,
@@ -118,7 +119,8 @@ def espirit(
         mask: what is sampled, bool, ([z,] y, x) or (B or 1, 1, [z,] y, x); default where kspace is not 0. The region
             is one that all items of the batch share.
         calibration: largest size of the calibration region along each axis.
-        kernel: size of the patches along each axis.
+        kernel: size of the patches along each axis; default half of the region's shortest side, 2 to 6. Larger ones are
+            too many entries for the patches that a small region holds: their span misses signal, and `crop` the object.
         threshold: singular values of the calibration matrix below this share of the largest are noise; noisy data
             wants more, 0.05, noise-free data less, 0.01.
         crop: eigenvalue below which maps are 0, 0 to 1; 0 keeps all.
@@ -132,7 +134,9 @@ def espirit(
     """
     _check(kspace, calibration, kernel, threshold, crop, sets)
     dim = kspace.ndim - 2
-    region = find_calibration(_common_mask(kspace, mask), largest=calibration, least=kernel)
+    region = find_calibration(_common_mask(kspace, mask), largest=calibration, least=kernel or 2)
+    kernel = kernel or max(2, min(KERNEL, min(region) // 2))
+    _check_columns(kernel, kspace.shape[1], dim)
     centre = kspace
     for axis, m in enumerate(region, start=2):
         centre = centre.narrow(axis, kspace.shape[axis] // 2 - m // 2, m)
@@ -147,14 +151,15 @@ def espirit(
     return SensitivityMaps(maps, eigenvalues, region)
 
 
-def _check(kspace: Tensor, calibration: int, kernel: int, threshold: float, crop: float, sets: int) -> None:
+def _check(kspace: Tensor, calibration: int, kernel: int | None, threshold: float, crop: float, sets: int) -> None:
     require_tensor("kspace", kspace)
     require_complex("kspace", kspace)
     if kspace.ndim not in (4, 5):
         raise ValueError(f"kspace must be (B, coil, y, x) or (B, coil, z, y, x), got {tuple(kspace.shape)}")
     require_finite("kspace", kspace)
-    require_count("kernel", kernel)
-    require_count("calibration", calibration, least=kernel)
+    if kernel is not None:
+        require_count("kernel", kernel)
+    require_count("calibration", calibration, least=2 if kernel is None else kernel)
     require_positive("threshold", threshold, zero_allowed=True)
     require_positive("crop", crop, zero_allowed=True)
     coils = kspace.shape[1]
@@ -163,7 +168,10 @@ def _check(kspace: Tensor, calibration: int, kernel: int, threshold: float, crop
         raise ValueError(f"sets must be at most the number of coils, {coils}, got {sets}")
     if threshold >= 1 or crop > 1:
         raise ValueError(f"threshold must be < 1 and crop <= 1, got {threshold} and {crop}")
-    columns = coils * kernel ** (kspace.ndim - 2)
+
+
+def _check_columns(kernel: int, coils: int, dim: int) -> None:
+    columns = coils * kernel**dim
     if columns > MAX_COLUMNS:
         raise ValueError(
             f"kernel {kernel} with {coils} coils makes {columns} columns, more than {MAX_COLUMNS}; "

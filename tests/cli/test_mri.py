@@ -29,6 +29,24 @@ def test_soft_sense_comes_close_to_sense(invoke, scans: Path, tmp_path: Path) ->
     assert float((images[0] - images[1]).norm() / images[0].norm()) < 0.1
 
 
+def test_a_scan_of_few_calibration_lines_is_reconstructed_whole(invoke, tmp_path: Path) -> None:
+    scan, truth = tmp_path / "scan.npz", tmp_path / "truth.npz"
+    words = ("--matrix", 96, "--coils", 6, "--acceleration", 6, "--calibration", 8)
+    assert invoke("simulate", scan, "--truth", truth, *words).code == 0
+    true = read(truth).data.abs()
+    seen = []
+    for more in ((), ("--operator", "sense:kernel=6")):
+        outcome = invoke("reconstruct", scan, "-o", tmp_path / "x.npz", "--iterations", 2, "--force", *more)
+        assert outcome.code == 0, outcome.err
+        seen.append(float((read(tmp_path / "x.npz").data != 0)[true > 0.1 * true.max()].double().mean()))
+        assert ("WARNING: they reach" in outcome.err) == bool(more)
+        assert "{" not in outcome.err.split("prior:")[0]
+    assert seen[0] > 0.98
+    assert seen[1] < 0.7
+    assert "kernel 6; WARNING" in outcome.err.replace("\n", " ")
+    assert "give --maps, more calibration lines" in outcome.err
+
+
 def test_options_that_would_do_nothing_are_refused(invoke, scans: Path, tmp_path: Path) -> None:
     maps = torch.ones(1, 4, 64, 64, dtype=torch.complex64) / 2
     write(tmp_path / "maps.cfl", KSpace(maps))

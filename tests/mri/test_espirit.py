@@ -208,10 +208,27 @@ def test_one_long_line_does_not_win_over_a_compact_region() -> None:
     assert find_calibration(mask, largest=24, least=6) == (16, 16)
 
 
+@pytest.mark.parametrize("lines", [4, 6, 8, 10])
+def test_few_calibration_lines_get_patches_that_they_can_fill(lines: int) -> None:
+    kspace, _, truth, inside = scan((80, 78), 8, 0.01, torch.complex64)
+    mask = lines_mask(80, every=7, centre=lines).expand(80, 78)
+    found, wide = espirit(kspace * mask, mask), espirit(kspace * mask, mask, kernel=min(lines, 6))
+    covered = (found.maps[:, 0] != 0)[inside].double().mean()
+    assert float(covered) >= 0.97
+    assert float((wide.maps[:, 0] != 0)[inside].double().mean()) < covered
+    assert correlation(found.maps, truth, inside & (found.maps[:, 0] != 0)) >= 0.98
+
+
+def test_patches_are_six_wide_where_the_region_is_twelve() -> None:
+    kspace, _, _, _ = scan((64, 63), 4, 0.01, torch.complex64)
+    mask = lines_mask(64, every=7, centre=12).expand(64, 63)
+    assert torch.equal(espirit(kspace * mask, mask).maps, espirit(kspace * mask, mask, kernel=6).maps)
+
+
 def test_missing_calibration_lines_are_named() -> None:
     mask = torch.zeros(32, 32, dtype=torch.bool)
     mask[::2] = True
-    with pytest.raises(ValueError, match="mask has no fully sampled centre of at least 6 x 6; coil maps need"):
+    with pytest.raises(ValueError, match="mask has no fully sampled centre of at least 2 x 2; coil maps need"):
         espirit(draw(torch.empty(1, 3, 32, 32, dtype=torch.complex64)) * mask, mask)
     with pytest.raises(ValueError, match="mask has no fully sampled centre of at least 1 x 1"):
         find_calibration(torch.zeros(4, 4, dtype=torch.bool))
@@ -232,7 +249,7 @@ def test_bad_arguments_are_named() -> None:
     with pytest.raises(ValueError, match=r"threshold must be < 1 and crop <= 1, got 2 and 0\.95"):
         espirit(kspace, threshold=2)
     with pytest.raises(ValueError, match="makes 6912 columns, more than 4096; use compress_coils first"):
-        espirit(torch.ones(1, 32, 8, 8, 8, dtype=torch.complex64))
+        espirit(torch.ones(1, 32, 8, 8, 8, dtype=torch.complex64), kernel=6)
     with pytest.raises(TypeError, match="mask must be bool"):
         espirit(kspace, torch.ones(12, 12))
     with pytest.raises(ValueError, match=r"mask must be \(12, 12\) or \(B, 1, \*\(12, 12\)\), got \(6, 6\)"):
