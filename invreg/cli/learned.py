@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from invreg import config
-from invreg._check import require_count
+from invreg._check import require_count, require_positive
 from invreg.algorithms import DDS, DPS, judge
 from invreg.algorithms.loop import Run
 from invreg.algorithms.posterior import chain_generator
@@ -261,7 +261,7 @@ def _weighted(method: LearnedMethod, wanted: str | None) -> tuple[LearnedMethod,
     options = dict(method.options)
     said = options.pop("weight", None)
     takes = method.preset.prior is not None and "weight" in config.keys(method.preset.prior)
-    if method.name == "lpn-pgd" and (said or wanted) is not None:
+    if method.name == "lpn-pgd" and (said is not None or wanted is not None):
         raise ValueError("the weight of lpn-pgd follows from its step; leave it away, or use lpn-admm")
     if wanted is not None:
         if wanted == "auto" or not takes or said is not None:
@@ -278,6 +278,8 @@ def _weighted(method: LearnedMethod, wanted: str | None) -> tuple[LearnedMethod,
         said = parse_weight(str(said))
     if not takes:
         return method, None, {}
+    if method.name == "lpn-admm" and said is not None:
+        require_positive("weight of lpn-admm", said)
     source = "the usual one" if said is None else "given; beside |A x - y|^2 / 2 with y over the scale"
     return replace(method, options=options), said, {"weight": said, "weight source": source}
 
