@@ -104,6 +104,7 @@ class PredictorCorrectorState:
     """Where the sampler is.
 
     Args:
+        sde: the diffusion.
         x: the clean image as estimated last, (B, *signal).
         noisy: x_t at the next time, (B, *signal).
         times: all of them, falling.
@@ -112,6 +113,7 @@ class PredictorCorrectorState:
         blind: whether the precision of a sample is 0.
     """
 
+    sde: SDE
     x: Tensor
     noisy: Tensor
     times: tuple[float, ...]
@@ -146,7 +148,7 @@ class PredictorCorrector(Sampler[PredictorCorrectorState]):
 
     Args:
         iterations: times of the diffusion. Without a corrector 1000 make the variance right to about 3 %.
-        sde: the diffusion; one must be told the range of the images through VE.sigma_max.
+        sde: the diffusion; None: `VE` of its default levels times the denoiser's `image_scale`.
         predictor: of the reversed diffusion.
         corrector: Langevin steps at each time, or None.
         t_min: last time, > 0, or that of the least noise level that the denoiser was made for, if that is later.
@@ -160,7 +162,7 @@ class PredictorCorrector(Sampler[PredictorCorrectorState]):
     """
 
     iterations: int = 1000
-    sde: SDE = VE()
+    sde: SDE | None = None
     predictor: Predictor = ReverseDiffusion()
     corrector: Langevin | None = Langevin()
     t_min: float = 1e-5
@@ -169,7 +171,7 @@ class PredictorCorrector(Sampler[PredictorCorrectorState]):
         super().__post_init__()
         require_count("iterations", self.iterations, least=2)
         for name, value, kind in (
-            ("sde", self.sde, SDE),
+            ("sde", self.sde, (SDE, type(None))),
             ("predictor", self.predictor, Predictor),
             ("corrector", self.corrector, (Langevin, type(None))),
         ):
@@ -181,25 +183,28 @@ class PredictorCorrector(Sampler[PredictorCorrectorState]):
             raise TypeError(f"PredictorCorrector needs a Denoiser, got {type(prior).__name__}")
         require_quadratic(problem, "PredictorCorrector", "DPS takes any operator and noise")
         x = starting_point(problem, x0)
-        times = self.sde.times(self.iterations, prior.sigma_range, self.t_min)
+        unit = prior.image_scale
+        sde = VE(unit * VE.sigma_min, unit * VE.sigma_max) if self.sde is None else self.sde
+        times = sde.times(self.iterations, prior.sigma_range, self.t_min)
         precision = largest_eigenvalue(problem.normal, x)
-        mean, std = self.sde.prior_mean(prior, x, times[0]), float(self.sde.std(times[0]))
+        mean, std = sde.prior_mean(prior, x, times[0]), float(sde.std(times[0]))
         noisy = mean + std * draw(x, self.generator)
-        return PredictorCorrectorState(x, noisy, times, precision, float(precision.max()), float(precision.min()) == 0)
+        most, blind = float(precision.max()), float(precision.min()) == 0
+        return PredictorCorrectorState(sde, x, noisy, times, precision, most, blind)
 
     def step(
         self, problem: Problem, prior: Denoiser, state: PredictorCorrectorState, progress: float
     ) -> PredictorCorrectorState:
         k = round(progress * self.iterations) - 1
-        t, noisy = state.times[k], state.noisy
+        sde, t, noisy = state.sde, state.times[k], state.noisy
         earlier = state.times[min(k + 1, self.iterations - 1)]
         for _ in range(self.corrector.steps if self.corrector is not None else 0):
             noisy = self._correct(prior, noisy, t, earlier, state)
             noisy = self._meet(problem, noisy, t, state)
-        x = self.sde.denoised(prior, noisy, t)
+        x = sde.denoised(prior, noisy, t)
         if k + 1 < len(state.times):
             s = state.times[k + 1]
-            noisy = self._meet(problem, self.predictor.step(self.sde, noisy, x, t, s, self.generator), s, state)
+            noisy = self._meet(problem, self.predictor.step(sde, noisy, x, t, s, self.generator), s, state)
         return replace(state, x=x, noisy=noisy)
 
     def _correct(
@@ -208,18 +213,18 @@ class PredictorCorrector(Sampler[PredictorCorrectorState]):
         """A Langevin step, which would forget data that are hardly met any more, and so rests then."""
         assert self.corrector is not None
         noise = draw(noisy, self.generator)  # needed or not, as in `_meet`
-        variance = float(self.sde.sigma(t)) ** 2
+        variance = float(state.sde.sigma(t)) ** 2
         if variance * state.most <= _CLEAR and not state.blind:
             return noisy
         active = (variance * state.precision > _CLEAR) | (state.precision == 0)
-        shrinkage = float(self.sde.transition(earlier, t)[0]) ** 2
-        std = float(self.sde.std(t))
-        moved = self.corrector.step(noisy, self.sde.score(prior, noisy, t), std, shrinkage, noise)
+        shrinkage = float(state.sde.transition(earlier, t)[0]) ** 2
+        std = float(state.sde.std(t))
+        moved = self.corrector.step(noisy, state.sde.score(prior, noisy, t), std, shrinkage, noise)
         return torch.where(expand(active, noisy), moved, noisy)
 
     def _meet(self, problem: Problem, noisy: Tensor, t: float, state: PredictorCorrectorState) -> Tensor:
         """x_t with what was measured of it replaced, (B, *signal)."""
-        sigma, scale = float(self.sde.sigma(t)), float(self.sde.scale(t))
+        sigma, scale = float(state.sde.sigma(t)), float(state.sde.scale(t))
         # drawn whether they are needed or not, so that no chain's noise depends on another's problem
         noise, stray = draw(noisy, self.generator), draw(problem.y, self.generator)
         if sigma**2 * state.most <= 1:
@@ -239,4 +244,8 @@ class PredictorCorrector(Sampler[PredictorCorrectorState]):
 
 _ACCURATE = 1e-4  # of a data step, relative: far below the noise that is added behind it
 _CLEAR = 10.0  # sigma^2 in units of the variance of y, above which data bring back what a Langevin step forgets
-_EXAMPLES = {"sde": "VE() or VP()", "predictor": "ReverseDiffusion() or Ancestral()", "corrector": "Langevin() or None"}
+_EXAMPLES = {
+    "sde": "VE() or VP(), or None",
+    "predictor": "ReverseDiffusion() or Ancestral()",
+    "corrector": "Langevin() or None",
+}

@@ -4,6 +4,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from invreg.algorithms.loop import Status
+from invreg.algorithms.posterior import sample_prior
 from invreg.algorithms.score_sde import (
     Ancestral,
     EulerMaruyama,
@@ -15,6 +16,7 @@ from invreg.algorithms.score_sde import (
 from invreg.diagnostics import chi_square
 from invreg.interfaces import Denoiser
 from invreg.linalg import expand
+from invreg.models import Calibrated
 from invreg.noise import Gaussian, Poisson
 from invreg.operators import Mask, MatrixSensing
 from invreg.problem import Problem
@@ -93,6 +95,18 @@ def test_complex_images_are_sampled_in_both_parts() -> None:
     assert float(x.imag.var()) == pytest.approx(0.25, rel=0.06)
 
 
+def test_the_default_levels_are_in_units_of_the_images() -> None:
+    like = torch.zeros(400, 8, dtype=torch.float64)
+    for s in (1.0, 1e3, 1e-3):
+        prior = Calibrated(GaussianDenoiser(), s)
+        found, wanted = (
+            sample_prior(PredictorCorrector(iterations=50, sde=sde, generator=seeded()), prior, like)
+            for sde in (None, VE(s * 0.01, s * 50.0))
+        )
+        assert torch.equal(found, wanted)
+        assert float(found.std()) == pytest.approx(0.5 * s, rel=0.1)
+
+
 @pytest.mark.parametrize("sde", [VE(), VP(), SubVP()], ids=lambda one: type(one).__name__)
 def test_noisy_pixels_are_sampled_from_their_posterior(sde: SDE) -> None:
     count, sigma = 120, 0.3
@@ -166,7 +180,7 @@ def test_no_step_waits_for_the_device() -> None:
 
 def test_the_run_is_recorded_and_single_precision_stays() -> None:
     problem = Problem(Mask(torch.tensor([True, False])), torch.tensor([[1.0, 0.0]]), Gaussian(0.1))
-    result = PredictorCorrector(iterations=20, generator=seeded()).solve(problem, GaussianDenoiser())
+    result = PredictorCorrector(iterations=20, sde=VE(), generator=seeded()).solve(problem, GaussianDenoiser())
     assert result.x.dtype == torch.float32
     assert result.status == (Status.COMPLETE,) and result.iterations == 20
     assert result.settings["algorithm"] == "PredictorCorrector" and "VE" in result.settings["sde"]
