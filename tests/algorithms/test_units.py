@@ -24,12 +24,11 @@ from invreg.interfaces import Denoiser, LinearOperator
 from invreg.models import Calibrated, NetworkDenoiser, Slices, Tiles
 from invreg.models.noise_path import DiscreteVariancePreserving, linear_alphas
 from invreg.models.oracles import GaussianOracle
-from invreg.noise import Gaussian, Poisson
-from invreg.operators import MaskedFourier
+from invreg.noise import Gaussian, Poisson, TransmissionPoisson
+from invreg.operators import MaskedFourier, MatrixSensing
 from invreg.problem import Problem
 from invreg.regularizers import PlugAndPlay, REDDiff, TotalVariation, published_weight
 from invreg.regularizers.red_diff import clipped, logarithmic
-from invreg.sde import VE
 from invreg.testing import relative_gap
 
 Solve = Callable[[Problem, Denoiser, float], Tensor]
@@ -51,7 +50,7 @@ SOLVERS: dict[str, Solve] = {
     "DPS": lambda problem, d, s: DPS(iterations=100, generator=seeded()).solve(problem, d).x,
     "HQS": lambda problem, d, s: HQS().solve(problem, PlugAndPlay(d)).x,
     "predictor and corrector": lambda problem, d, s: (
-        PredictorCorrector(iterations=50, sde=VE(0.01 * s, 50 * s), generator=seeded()).solve(problem, d).x
+        PredictorCorrector(iterations=50, generator=seeded()).solve(problem, d).x
     ),
     "draws of the prior": lambda problem, d, s: sample_prior(DDS(generator=seeded()), d, torch.zeros_like(problem.y)),
     "RED-Diff": lambda problem, d, s: descent(problem, REDDiff(d, generator=seeded()), s),
@@ -105,18 +104,19 @@ def test_uniform_steps_go_with_a_calibrated_network(s: float) -> None:
 
 
 @pytest.mark.parametrize("s", [1e3, 1e-3])
-def test_counts_stay_when_the_unit_of_the_image_changes(s: float) -> None:
-    """DPS under Poisson noise: the photons take the unit, the counts have none."""
+@pytest.mark.parametrize("kind", [Poisson, TransmissionPoisson])
+def test_counts_stay_when_the_unit_of_the_image_changes(kind: type[Poisson | TransmissionPoisson], s: float) -> None:
+    """DPS under noise of counts: photons per unit take the unit, or the operator where it gives line integrals."""
     A, prior = matrix(12, (8,)), GaussianOracle(torch.ones(8, dtype=F64), 0.01 * torch.eye(8, dtype=F64))
     A.matrix.abs_()
-    y = torch.poisson(A(prior.sample(1, seeded(1))) * 50, generator=seeded(2)) / 50
-    found = [
-        DPS(iterations=50, weight=0.1, generator=seeded())
-        .solve(Problem(A, y, Poisson(50.0 / one)), Calibrated(prior, one))
-        .x
-        for one in (1.0, s)
-    ]
-    assert relative_gap(found[1], s * found[0]) < 1e-10
+    y, found = kind(50.0).sample(A(prior.sample(1, seeded(1))), seeded(2)), []
+    for one in (1.0, s):
+        problem = Problem(A, y, Poisson(50.0 / one))
+        if kind is TransmissionPoisson:
+            problem = Problem(MatrixSensing(A.matrix / one), y, TransmissionPoisson(50.0))
+        sampler = DPS(iterations=50, weight=0.1, generator=seeded())
+        found.append(sampler.solve(problem, Calibrated(prior, one)).x)
+    assert float(y.mean()) > 1 and relative_gap(found[1], s * found[0]) < 1e-10
 
 
 @pytest.mark.parametrize("buffer", [False, True])
