@@ -31,7 +31,11 @@ class DPS(DiffusionSampler):
     1000 steps.
 
     Args:
+        iterations: >= 2, as the last one only denoises and does not look at the data.
         weight: zeta, > 0.
+
+    Raises:
+        ValueError: numbers out of their range.
 
     Source: Chung et al. 2023, "Diffusion posterior sampling for general noisy inverse problems", Alg. 1, and for
     counts the Gaussian noise of variance y that they put in the place of Poisson's, with the weights made relative.
@@ -43,6 +47,8 @@ class DPS(DiffusionSampler):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive("weight", self.weight)
+        if self.iterations < 2:
+            raise ValueError(f"iterations must be >= 2, got {self.iterations}; the last one does not look at the data")
 
     def estimate(self, problem: Problem, prior: Denoiser, noisy: Tensor, level: Level, memory: Any) -> Estimate:
         if not level.lower:  # nothing comes behind it that could be guided

@@ -233,6 +233,17 @@ def test_the_last_step_is_the_denoised_image_and_asks_for_no_gradient() -> None:
     assert counted.calls() == (0, 0, 0)
 
 
+def test_a_single_step_which_would_not_look_at_the_data_is_refused() -> None:
+    with pytest.raises(ValueError, match="iterations must be >= 2, got 1; the last one does not look at the data"):
+        DPS(iterations=1)
+    toy = gauss8()
+    near, far = (
+        DPS(iterations=2, generator=seeded(0)).solve(Problem(toy.problem.operator, y, toy.problem.noise), toy.prior).x
+        for y in (toy.problem.y, toy.problem.y + 1)
+    )
+    assert relative_gap(far, near) > 1e-3
+
+
 def test_the_parameters_of_the_denoiser_collect_no_gradient() -> None:
     prior = network_denoiser().requires_grad_()
     problem = measured(matrix(8, (4, 5)), noise(1, 4, 5), 0.1)
