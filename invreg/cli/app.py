@@ -176,7 +176,12 @@ def reconstruct(
     prior: Annotated[
         str | None, typer.Option("--prior", help="NAME[:key=value,...] or none; learned: see `list priors`.")
     ] = None,
-    algorithm: Annotated[str | None, typer.Option("--algorithm", help="NAME[:key=value,...], adjoint or fbp.")] = None,
+    algorithm: Annotated[
+        str | None,
+        typer.Option(
+            "--algorithm", help="NAME[:key=value,...], adjoint or fbp; for learned priors see `invreg list samplers`."
+        ),
+    ] = None,
     weight: Annotated[str | None, typer.Option("--weight", help="Of the prior: a number or auto.")] = None,
     rule: Annotated[
         str | None, typer.Option("--rule", help="How auto chooses: discrepancy (default), sure, gcv or lcurve.")
@@ -186,7 +191,10 @@ def reconstruct(
     maps: Annotated[
         Path | None, typer.Option("--maps", help="File with coil maps; default the scan's, else ESPIRiT.")
     ] = None,
-    size: Annotated[int | None, typer.Option("--size", help="Pixels along a side of a CT image.", min=1)] = None,
+    size: Annotated[
+        int | None,
+        typer.Option("--size", help="Pixels along a side of a CT image; these keep their size, --pixel-size.", min=1),
+    ] = None,
     pixel_size: Annotated[float | None, typer.Option("--pixel-size", help="Of a CT image, mm.")] = None,
     mu_water: Annotated[
         float | None, typer.Option("--mu-water", help="Attenuation of water (ct), 1/mm; default 0.02.")
@@ -228,18 +236,30 @@ def reconstruct(
 def simulate(
     output: Annotated[Path, typer.Argument(help="Scan to write, such as scan.npz or scan.cfl.")],
     what: Annotated[str, typer.Option("--what", help="mri or ct.")] = "mri",
-    slice: Annotated[int, typer.Option("--slice", help="Of the head, 0 to 5 (mri).")] = 0,
-    slices: Annotated[int, typer.Option("--slices", help="How many slices, from that one on (mri).", min=1)] = 1,
-    acceleration: Annotated[float, typer.Option("--acceleration", help="Of the sampling (mri).")] = 4.0,
-    calibration: Annotated[int, typer.Option("--calibration", help="Calibration lines (mri).")] = 24,
+    slice: Annotated[int | None, typer.Option("--slice", help="Of the head, 0 to 5 (mri); default 0.")] = None,
+    slices: Annotated[
+        int | None, typer.Option("--slices", help="How many slices, from that one on (mri); default 1.", min=1)
+    ] = None,
+    acceleration: Annotated[
+        float | None, typer.Option("--acceleration", help="Of the sampling (mri); default 4.")
+    ] = None,
+    calibration: Annotated[
+        int | None, typer.Option("--calibration", help="Calibration lines (mri); default 24.")
+    ] = None,
     pattern: Annotated[
-        str, typer.Option("--pattern", help="equispaced, random or variable-density (mri).")
-    ] = "equispaced",
-    coils: Annotated[int, typer.Option("--coils", help="Receive coils (mri).")] = 8,
-    sigma: Annotated[float, typer.Option("--sigma", help="Noise level of an image of size 1 (mri).")] = 0.01,
-    matrix: Annotated[int, typer.Option("--matrix", help="Pixels along a side (mri).", min=16)] = 192,
-    views: Annotated[int, typer.Option("--views", help="Angles over half a turn (ct).", min=1)] = 90,
-    photons: Annotated[float, typer.Option("--photons", help="Counts without object (ct).")] = 5e4,
+        str | None, typer.Option("--pattern", help="equispaced (default), random or variable-density (mri).")
+    ] = None,
+    coils: Annotated[int | None, typer.Option("--coils", help="Receive coils (mri); default 8.")] = None,
+    sigma: Annotated[
+        float | None, typer.Option("--sigma", help="Noise level of an image of size 1 (mri); default 0.01.")
+    ] = None,
+    matrix: Annotated[
+        int | None, typer.Option("--matrix", help="Pixels along a side (mri); default 192.", min=16)
+    ] = None,
+    views: Annotated[
+        int | None, typer.Option("--views", help="Angles over half a turn (ct); default 90.", min=1)
+    ] = None,
+    photons: Annotated[float | None, typer.Option("--photons", help="Counts without object (ct); default 5e4.")] = None,
     truth: Annotated[Path | None, typer.Option("--truth", help="Write the true image here.")] = None,
     seed: Seed = 0,
     force: Force = False,
@@ -249,9 +269,13 @@ def simulate(
     debug: Debug = False,
 ) -> None:
     """Write a simulated scan of a real image, to play with."""
-    from invreg.cli.simulated import Wish, write_simulated
+    from invreg.cli.simulated import wish_of, write_simulated
 
-    wish = Wish(what, slice, slices, acceleration, calibration, pattern, coils, sigma, matrix, views, photons, seed)
+    mri = {
+        "slice": slice, "slices": slices, "acceleration": acceleration, "calibration": calibration,
+        "pattern": pattern, "coils": coils, "sigma": sigma, "matrix": matrix,
+    }  # fmt: skip
+    wish = wish_of(what, seed, mri=mri, ct={"views": views, "photons": photons})
     report = write_simulated(output, truth, wish, force=force)
     if json:
         say_json(report)
@@ -269,7 +293,10 @@ def train(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Train a neural differential equation by a recipe. May be killed and resumed; several GPUs with torchrun."""
+    """Train neural differential equations, denoisers and learned proximal networks by a recipe.
+
+    May be killed and resumed; several GPUs with torchrun.
+    """
     from invreg.cli.train import Order, run_training
 
     report = run_training(Order(recipe, folder, resume, device), quiet=quiet or json, console=notes(quiet or json))

@@ -124,6 +124,29 @@ class CT:
         cell = (operator.detectors - 1) / 2 - operator.detector_offset / operator.detector_pitch
         return f"{cell:.6g} ({self.centre_source})"
 
+    def _pitch(self) -> float:
+        """Of the detector, as seen at the centre of rotation."""
+        operator = self._operator
+        if isinstance(operator, FanBeam):
+            return (
+                operator.detector_pitch * operator.source_origin / (operator.source_origin + operator.origin_detector)
+            )
+        return operator.detector_pitch
+
+    def _cut(self) -> str | None:
+        """A warning where the image is smaller than what the detector, or the file, says that was seen."""
+        operator = self._operator
+        stored = self.record.meta.get("image_size")
+        cells = stored if isinstance(stored, int) and stored > 0 else operator.detectors
+        image, seen = min(operator.image_shape) * self.pixel_size, cells * self._pitch()
+        if image > 0.99 * seen:
+            return None
+        unit = "mm" if self.physical else "detector cells"
+        return (
+            f"WARNING: {image:.4g} {unit} of the {seen:.4g} that the scan saw; what lies outside streaks into it: "
+            f"give --pixel-size {seen / min(operator.image_shape):.4g} for the same size, or a larger --size"
+        )
+
     def operator(self, index: int) -> LinearOperator:
         """The forward model, the same for all slices."""
         return self._operator
@@ -166,12 +189,8 @@ class CT:
         """Of a stack, whose slices lie a row of the detector apart: its middle at 0, x to the left, y to the back."""
         if self.count == 1:
             return None
-        operator = self._operator
-        pitch = operator.detector_pitch
-        if isinstance(operator, FanBeam):  # as seen at the centre of rotation
-            pitch *= operator.source_origin / (operator.source_origin + operator.origin_detector)
-        ny, nx = operator.image_shape
-        steps = torch.tensor([-self.pixel_size, -self.pixel_size, pitch], dtype=torch.float64)  # to RAS+
+        ny, nx = self._operator.image_shape
+        steps = torch.tensor([-self.pixel_size, -self.pixel_size, self._pitch()], dtype=torch.float64)  # to RAS+
         affine = torch.diag(torch.cat([steps, steps.new_ones(1)]))
         affine[:3, 3] = -steps * torch.tensor([nx - 1, ny - 1, self.count - 1]) / 2
         return affine
@@ -182,6 +201,7 @@ class CT:
             "operator": type(self._operator).__name__,
             "image": list(self._operator.signal_shape or ()),
             "pixel size (mm)": self.pixel_size if self.physical else f"unknown: no detector pitch; {_SAY_PITCH}",
+            "field of view": self._cut(),
             "centre of rotation": self._centre(),
             "angles (degrees)": [
                 round(math.degrees(float(self.record.angles.min())), 4),

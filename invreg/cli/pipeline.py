@@ -153,6 +153,7 @@ class Plan:
 SHOWN = (
     "operator",
     "coil maps",
+    "field of view",
     "centre of rotation",
     "prior",
     "prior range",

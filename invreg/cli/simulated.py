@@ -1,5 +1,6 @@
 """`invreg simulate`: scans of real images to play with."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -34,6 +35,21 @@ class Wish:
     seed: int = 0
 
 
+def wish_of(what: str, seed: int, **flags: Mapping[str, Any]) -> Wish:
+    """A wish from the flags of each kind of scan, None where the user said nothing.
+
+    Raises:
+        ValueError: a kind that is none, or a flag of the other kind.
+    """
+    if what not in flags:
+        raise ValueError(f"--what must be {' or '.join(flags)}, got {what!r}")
+    said = {kind: {key: one for key, one in group.items() if one is not None} for kind, group in flags.items()}
+    for kind, group in said.items():
+        if kind != what and group:
+            raise ValueError(f"--{next(iter(group))} goes with --what {kind}, got --what {what}; leave it away")
+    return Wish(what, seed=seed, **said[what])
+
+
 def write_simulated(output: Path, truth: Path | None, wish: Wish, *, force: bool) -> dict[str, Any]:
     """Simulate a scan and write it, and the truth if wanted.
 
@@ -48,8 +64,6 @@ def write_simulated(output: Path, truth: Path | None, wish: Wish, *, force: bool
     Raises:
         TypeError, ValueError, OSError: numbers out of range, or a file that cannot be written.
     """
-    if wish.what not in ("mri", "ct"):
-        raise ValueError(f"--what must be mri or ct, got {wish.what!r}")
     require_writable(output, "KSpace" if wish.what == "mri" else "Sinogram")
     require_free(output, force)
     if truth is not None:

@@ -64,6 +64,25 @@ def test_a_centre_beyond_the_detector_or_stated_twice_is_refused() -> None:
         scan(sinogram(), "parallel-beam:detector_offset=2", centre=3.0)
 
 
+def test_an_image_smaller_than_what_was_seen_is_warned_of(invoke, tmp_path: Path) -> None:
+    write(tmp_path / "ct.npz", sinogram(detector_pitch=2.0))
+    words = ("reconstruct", tmp_path / "ct.npz", "-o", tmp_path / "x.npz", "--algorithm", "fbp", "--force")
+    for more, cut in (
+        ((), None),
+        (("--size", 16), "field of view: WARNING: 32 mm of the 64 that the scan saw"),
+        (("--size", 16, "--pixel-size", 4), None),
+        (("--pixel-size", 1), "give --pixel-size 2 for the same size"),
+        (("--size", 16, "--operator", "fan-beam:source_origin=100,origin_detector=100"), "16 mm of the 32 that"),
+        (("--operator", "fan-beam:source_origin=100,origin_detector=100"), None),
+    ):
+        outcome = invoke(*words, *more)
+        assert outcome.code == 0, outcome.err
+        said = " ".join(outcome.err.split())
+        assert (cut is None and "WARNING" not in said) or (cut is not None and cut in said), said
+    stored = sinogram(detector_pitch=2.0, meta={"image_size": 24})
+    assert scan(stored).about()["field of view"] is None
+
+
 def test_the_centre_is_printed_and_can_be_given(invoke, tmp_path: Path) -> None:
     write(tmp_path / "ct.npz", sinogram(detector_pitch=1.0))
     words = ("reconstruct", tmp_path / "ct.npz", "-o", tmp_path / "x.npz", "--algorithm", "fbp")
