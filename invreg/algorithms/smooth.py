@@ -38,11 +38,6 @@ def inverse(values: Tensor) -> Tensor:
     return torch.where(values > 0, 1 / torch.where(values > 0, values, 1), 1)
 
 
-def inverse_or_zero(values: Tensor) -> Tensor:
-    """1 / values where they are > 0, else 0: a row that sees nothing says nothing."""
-    return torch.where(values > 0, 1 / torch.where(values > 0, values, 1), 0)
-
-
 def annealed(prior: P, progress: float) -> P:
     """The prior to use at `progress`: `prior.at(progress)` of a Regularizer, else the prior itself."""
     return cast(P, prior.at(progress)) if isinstance(prior, Regularizer) else prior
