@@ -15,12 +15,12 @@ from invreg.simulate import cartesian_mask, mri_scan
 
 def main(quick: bool = False) -> dict[str, float]:
     """PSNR in dB of total variation, of one draw and of the mean of several."""
-    side, samples, steps = (64, 2, 15) if quick else (128, 4, 50)
+    side, view, samples, steps = (80, 170.0, 2, 15) if quick else (128, 230.0, 4, 50)  # view: of field, mm
     generator = torch.Generator().manual_seed(0)
     mask = cartesian_mask(side, 4, side // 16, "variable-density", generator)
     head = head_slice()  # of a brain that the prior was not trained on
     scan = mri_scan(
-        head.image, head.voxel_size, mask, field_of_view=(230.0, 230.0), matrix=(side, side), generator=generator
+        head.image, head.voxel_size, mask, field_of_view=(view, view), matrix=(side, side), generator=generator
     )
     problem = Problem(Sense(scan.maps, scan.mask), scan.kspace, Gaussian(scan.sigma))
     prior = config.shipped_prior("brain")
@@ -28,7 +28,9 @@ def main(quick: bool = False) -> dict[str, float]:
     one = DDS(iterations=steps, generator=generator).solve(problem, prior).x
     many = posterior(DDS(iterations=steps), problem, prior, samples=samples)
     print(f"spread of the draws, root mean square: {float(many.std.square().mean().sqrt()):.4f}")
-    print(f"doubts: {judge(problem, many.mean, tv).reasons[0] or 'none'}")
+    sizes = config.shipped_info("brain")["pixel size (mm)"]
+    found = judge(problem, many.mean, tv, pixel_size=scan.voxel_size, trained_sizes=sizes)
+    print(f"doubts: {found.reasons[0] or 'none'}")
     images = {"TV": tv, "DDS": one, "DDS, mean": many.mean}
     return {name: float(psnr(x, scan.truth)) for name, x in images.items()}
 
