@@ -160,6 +160,8 @@ def _check_maps(maps: Tensor, dim: int, layout: tuple[str, ...]) -> None:
             f"maps must be ({', '.join(wanted)}) for dim={dim}, got {tuple(maps.shape)}; Sense takes one set of maps, "
             "SoftSense several, dim=3 is for volumes, maps[None] adds a batch axis"
         )
+    if not maps.numel():
+        raise ValueError(f"maps must hold at least one coil and one voxel, got {tuple(maps.shape)}")
     require_finite("maps", maps.detach())
 
 

@@ -198,6 +198,8 @@ def test_bad_arguments_are_named() -> None:
         Sense(maps, some_mask(1, 3, 6, 7))
     with pytest.raises(ValueError, match="mask and maps must have one batch size or 1, got 3 masks and 2 maps"):
         Sense(maps.repeat(2, 1, 1, 1), some_mask(3, 1, 6, 7))
+    with pytest.raises(ValueError, match=r"maps must hold at least one coil and one voxel, got \(1, 0, 6, 7\)"):
+        Sense(maps[:, :0])
     with pytest.raises(TypeError, match=r"maps must be complex, got torch.float32; use maps.to\(torch.complex64\)"):
         Sense(maps.real)
     with pytest.raises(ValueError, match=r"maps must be \(B, coil, y, x\) for dim=2, got \(1, 3, 2, 6, 7\).*dim=3"):
