@@ -177,10 +177,7 @@ def reconstruct(
         str | None, typer.Option("--prior", help="NAME[:key=value,...] or none; learned: see `list priors`.")
     ] = None,
     algorithm: Annotated[
-        str | None,
-        typer.Option(
-            "--algorithm", help="NAME[:key=value,...], adjoint or fbp; for learned priors see `invreg list samplers`."
-        ),
+        str | None, typer.Option("--algorithm", help="NAME[:key=value,...], adjoint, fbp; see `invreg list samplers`.")
     ] = None,
     weight: Annotated[str | None, typer.Option("--weight", help="Of the prior: a number or auto.")] = None,
     rule: Annotated[
@@ -192,8 +189,7 @@ def reconstruct(
         Path | None, typer.Option("--maps", help="File with coil maps; default the scan's, else ESPIRiT.")
     ] = None,
     size: Annotated[
-        int | None,
-        typer.Option("--size", help="Pixels along a side of a CT image; these keep their size, --pixel-size.", min=1),
+        int | None, typer.Option("--size", help="Pixels along a side of a CT image; their size stays.", min=1)
     ] = None,
     pixel_size: Annotated[float | None, typer.Option("--pixel-size", help="Of a CT image, mm.")] = None,
     mu_water: Annotated[
