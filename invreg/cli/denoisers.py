@@ -30,6 +30,7 @@ class Fitted:
         about: plain words and numbers for the sidecar.
         scale: of a potential, as of `LearnedProximal`.
         sigma: noise level that a potential was trained at, in scaled units.
+        size: how large the images are, in scaled units: of attenuation, that of water.
     """
 
     model: Denoiser | ConvexPotential
@@ -37,6 +38,7 @@ class Fitted:
     about: Mapping[str, Any]
     scale: float = 1.0
     sigma: float | None = None
+    size: float = 1.0
 
 
 def is_learned(text: str | None) -> bool:
@@ -74,6 +76,7 @@ def fitted(found: config.LearnedPrior, text: str, scan: Scan) -> Fitted:
             "prior weights": fingerprint(denoiser),
             "prior range": f"image = {scale:g} x the network's" + (f" + {offset:g}" if offset else ""),
         },
+        size=scale / found.scale if found.water else _size(scan, like),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,9 +17,18 @@ from invreg.config import LearnedMethod
 from invreg.problem import Problem
 
 DENOISING, RED_DIFF = 2.0, 10.0
-"""In noise levels of the image, sigma / |A|: what RED denoises for, and RED-Diff's weight over |A|^2 / sigma^2."""
+"""In noise levels of the image, sigma / |A|: what RED denoises for, and, of an image of size 1, RED-Diff's weight over
+|A|^2 / sigma^2."""
 RED_DIFF_FROM = 0.3
 """Where the noise levels of RED-Diff begin, of an image of size 1; from 20 on, four decibels are lost."""
+
+
+def sized(method: LearnedMethod, options: Mapping[str, Any], size: float) -> LearnedMethod:
+    """The method for images of a size, whose usual step of RED-Diff is that of size 1; `options`, the user's, stay."""
+    if method.name != "red-diff" or "step_size" in options:
+        return method
+    algorithm: Any = method.algorithm
+    return replace(method, algorithm=replace(algorithm, step_size=algorithm.step_size * size))
 
 
 def descent(
@@ -62,8 +72,8 @@ def descent(
         else:
             model: Any = prior.model
             given = {
-                "weight": RED_DIFF * sigma * precision if weight is None else weight,
-                "sigma_max": min(RED_DIFF_FROM, model.sigma_range[1]),
+                "weight": RED_DIFF * sigma / prior.size * precision if weight is None else weight,
+                "sigma_max": min(RED_DIFF_FROM * prior.size, model.sigma_range[1]),
                 "generator": generator,
             }
     made: Run[Any, Any] = algorithm.iterate(problem, method.prior(prior.model, given), start)

@@ -19,7 +19,7 @@ from invreg.algorithms.posterior import chain_generator
 from invreg.algorithms.reconstruction import Reconstruction, Status
 from invreg.algorithms.smooth import curvature
 from invreg.cli.denoisers import Fitted, fitted
-from invreg.cli.descent import descent
+from invreg.cli.descent import descent, sized
 from invreg.cli.finished import Finished
 from invreg.cli.noise_level import NoiseLevel, mean_level
 from invreg.cli.pipeline import (
@@ -219,6 +219,7 @@ def make_learned_plan(scan: Scan, level: NoiseLevel, wishes: LearnedWishes) -> L
         method, more = _beside(method, wishes.beside, scan, level, wishes.seed)
         about |= more
     prior = fitted(found, str(wishes.prior), scan)
+    method = sized(method, spec.options, prior.size)
     settings = scan.about() | {
         "scale": f"{scan.scale:.6g} ({scan.scale_rule})",
         "noise level": words_of_level(level),

@@ -14,8 +14,13 @@ from invreg._torchvision import guard_torchvision
 from invreg.algorithms import DDS, posterior
 from invreg.cli import learned
 from invreg.cli import reconstruct as command
+from invreg.cli.denoisers import Fitted
+from invreg.cli.descent import descent, sized
 from invreg.io import Image, KSpace, Sinogram, read, write
-from invreg.models import EDM, ConvexCNN, NetworkDenoiser, UNet
+from invreg.models import EDM, Calibrated, ConvexCNN, GaussianOracle, NetworkDenoiser, UNet
+from invreg.noise import Gaussian
+from invreg.operators import MatrixSensing
+from invreg.problem import Problem
 from invreg.regularizers import PlugAndPlay
 
 FEW = ("--iterations", 4, "--no-check")
@@ -194,6 +199,48 @@ def test_the_range_of_a_network_follows_its_card_and_the_user_wins(invoke, prior
     finer = ("--operator", "downsample:factor=2", "--prior", f"model:folder={tmp_path / 'wide'}", "--sigma", 0.1)
     about = reconstruct(invoke, tmp_path / "image.npz", tmp_path / "finer.npz", *finer, *FEW)
     assert about["plan"]["prior range"] == "image = 2 x the network's + 2"  # A^H y is a quarter of the image
+
+
+def test_red_diff_follows_the_size_of_the_images() -> None:
+    generator = torch.Generator().manual_seed(0)
+    matrix, root = (torch.randn(n, 12, generator=generator, dtype=torch.float64) for n in (8, 12))
+    oracle = GaussianOracle(torch.full((12,), 0.5, dtype=torch.float64), 0.02 * root @ root.mT)
+    y = torch.randn(1, 8, generator=generator, dtype=torch.float64)
+    spec = config.parse("red-diff:iterations=30")
+    images = []
+    for size in (1.0, 4.0):
+        prior = Fitted(Calibrated(oracle, size), None, {}, size=size)
+        method = sized(config.learned_method(spec, "image"), spec.options, size)
+        problem = Problem(MatrixSensing(matrix / size), y, Gaussian(0.1))
+        run = descent(method, prior, problem, None, torch.Generator().manual_seed(2), None)
+        assert len(list(run)) == 30
+        images.append(run.reconstruction().x / size)
+    torch.testing.assert_close(*images, rtol=1e-9, atol=1e-9)
+
+
+def test_the_usual_step_of_red_diff_follows_the_scan_and_the_user_wins(invoke, priors: Path, tmp_path: Path) -> None:
+    image = torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(0)) + 0.1
+    write(tmp_path / "image.npz", Image(image))
+    write(tmp_path / "hu.npz", Image(1000 * image, "HU"))
+    plain = ("image.npz", "--sigma", 0.1, "--prior", f"model:folder={priors / 'real'}")
+    finer = (*plain, "--operator", "downsample:factor=2")
+    water = save(tmp_path / "water", "channels", units="water", scale=2.0)
+    hounsfield = ("hu.npz", "--sigma", 100, "--prior", f"model:folder={water}")
+    for (name, *words), more, norm, size, step in (
+        (plain, "", 1, 1, 0.05),
+        (finer, "", 0.5, 4, 0.2),  # A^H y is a quarter of the image
+        (finer, ":step_size=0.03", 0.5, 4, 0.03),
+        (hounsfield, "", 1, None, None),
+    ):
+        algorithm = ("--algorithm", f"red-diff{more}", "--force", *FEW)
+        about = reconstruct(invoke, tmp_path / name, tmp_path / "x.npz", *words, *algorithm)
+        scale = float(about["plan"]["scale"].split()[0])
+        size, step = (1000 / scale, 0.05 * 1000 / scale) if size is None else (size, step)
+        assert about["algorithm settings"]["step_size"] == pytest.approx(step, rel=1e-5)
+        assert f"step_size={about['algorithm settings']['step_size']}," in about["plan"]["algorithm"]
+        sigma = words[1] / scale / norm
+        weight = float(about["algorithm settings"]["prior"].removeprefix("REDDiff(weight=").rstrip(")"))
+        assert weight == pytest.approx(10 / (sigma * size), rel=1e-4)
 
 
 def test_a_prior_in_units_of_water_meets_the_units_of_the_scan(
