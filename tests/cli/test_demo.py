@@ -1,12 +1,19 @@
 """The demos: what they show, say and write."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from rich.console import Console
 
-from invreg.algorithms import SIRT, ConjugateGradient
+from invreg.algorithms import DDS, SIRT, ConjugateGradient
+from invreg.algorithms.posterior import PosteriorRun
+from invreg.cli import demo
 from invreg.cli.figure import draw_comparison
+from invreg.noise import Gaussian
+from invreg.operators import Mask
+from invreg.problem import Problem
 
 
 @pytest.mark.slow(seconds=90)
@@ -47,6 +54,31 @@ def test_ct_demo_improves_with_what_is_believed(invoke, tmp_path: Path) -> None:
     assert rows["mean of 2"]["PSNR (dB)"] > rows["TV"]["PSNR (dB)"]
     assert rows["mean of 2"]["SSIM"] > rows["TV"]["SSIM"]
     assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_seconds_of_a_mean_are_those_of_all_its_draws(
+    invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, solved = [0.0], PosteriorRun.__next__
+
+    def slow(run: PosteriorRun) -> object:
+        clock[0] += 10
+        return solved(run)
+
+    def small(device: torch.device, seed: int, console: Console) -> demo.Comparison:
+        problem = Problem(Mask(torch.ones(16, 16, dtype=torch.bool)), torch.ones(1, 16, 16), Gaussian(0.1))
+        rows = demo._learned("head-ct", problem, seed, lambda x: x, console, DDS(iterations=1), 4)
+        return demo.Comparison("small", problem.y, rows, lambda x: {"mean": float(x.mean())}, (0, 1), 1.0, "")
+
+    monkeypatch.setattr(PosteriorRun, "__next__", slow)
+    monkeypatch.setattr(demo, "_ct", small)
+    monkeypatch.setattr(demo, "draw_comparison", lambda *_: None)
+    monkeypatch.setattr(demo, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    outcome = invoke("demo", "ct", "-o", tmp_path / "demo.png", "--json")
+    assert outcome.code == 0, outcome.err
+    seconds = {row["method"]: row["seconds"] for row in outcome.json["results"]}
+    assert seconds == {"DDS, a sample": 10, "DDS, mean of 4": 40}
+    assert outcome.json["seconds"] == 40
 
 
 @pytest.mark.parametrize(("what", "algorithm"), [("mri", ConjugateGradient), ("ct", SIRT)])
