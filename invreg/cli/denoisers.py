@@ -89,6 +89,8 @@ def _fitted_potential(
             f"prior {text} takes images (y, x), but those of this scan are {tuple(like.shape[1:])}; take a denoiser, "
             "such as --prior brain"
         )
+    if scan.kind == "ct" and text in config.SHIPPED:
+        raise ValueError(f"prior {text} is for brain MR images, got a sinogram; take --prior head-ct")
     scale, offset = _of_water(found, text, scan) if found.water else _of_size(found, None, scan, like)
     if offset != 0:
         raise ValueError(f"offset of a learned proximal network must be 0, got {offset:g} for prior {text}")

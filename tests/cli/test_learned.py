@@ -635,6 +635,7 @@ def test_what_learned_proximal_networks_cannot_is_said(invoke, scans: Path, prio
         ("mri.npz", f"model:folder={mute}", (), "needs the noise level that it was trained at; add sigma=NUMBER"),
         ("mri.npz", denoiser, ("--algorithm", "lpn-admm"), "lpn-admm goes with a learned"),
         ("mri.npz", f"{denoiser},sigma=1", (), "sigma of a prior goes with learned proximal"),
+        ("ct.npz", "brain-lpn", (), "prior brain-lpn is for brain MR images, got a sinogram; take --prior head-ct"),
         (tmp_path / "volume.npz", net, (), "takes images (y, x), but those of this scan are (3, 16, 20)"),
     ):
         outcome = invoke("reconstruct", scans / source, "-o", tmp_path / "x.npz", "--quiet", "--prior", prior, *words)
