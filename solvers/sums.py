@@ -23,7 +23,9 @@ def advance(y: Tensor, dt: float | Tensor, weights: Sequence[float], slopes: Seq
     The largest weight is taken out of the sum, which saves a pass over the state and enlarges no slope.
     """
     used = min(len(weights), len(slopes))
-    lead = max(range(used), key=lambda i: abs(weights[i]))
+    lead = 0
+    for i in range(1, used):  # not max with a key, which torch.compile does not take for every sequence
+        lead = i if abs(weights[i]) > abs(weights[lead]) else lead
     weight, total = weights[lead], slopes[lead]
     if not weight:
         return y

@@ -42,7 +42,7 @@ FINE, PIXEL, MU_WATER, PHOTONS = 256, 0.95703, 0.02, 5e4
 RIM = 8  # pixels of air around a drawn head
 TASKS = {"24 views": (24, 180.0), "48 views": (48, 180.0), "120 degrees": (96, 120.0)}
 WEIGHTS = {"TV": (4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0), "wavelet": (4.0, 8.0, 16.0, 32.0, 64.0)}
-NUMBERS = Setting(anneal=(2.5e-5, 1.0), step_size=0.02, sigma_max=1.0, weight=0.04, dps=6.0, inner=20, tv=0.2)
+NUMBERS = Setting(anneal=(2.5e-5, 1.0), step_size=0.05, sigma_max=0.3, weight=200.0, dps=6.0, inner=20, tv=0.2)
 
 
 def cranium(path: Path, every: int) -> Mapping[str, Tensor]:

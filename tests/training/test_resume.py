@@ -374,7 +374,7 @@ def test_a_training_that_is_killed_at_random_moments_ends_with_the_same_bits(tmp
         while process.poll() is None and (log.stat().st_size if log.exists() else 0) <= before:
             assert time.monotonic() < deadline
             time.sleep(0.001)
-        time.sleep(chance.uniform(0, 0.3))
+        time.sleep(chance.uniform(0, 0.05))  # a fast machine takes the whole training in half a second
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             kills += 1
