@@ -303,12 +303,13 @@ class ProximalNoise(Protocol):
 class Regularizer(nn.Module, ABC, Generic[T]):
     """weight * R(x) of an image, a trajectory, a map or a field, as its argument type T says.
 
-    The promise is the gradient. Where the number is also the penalty, `exact` is True; a surrogate says False.
-    Where the number is infinite for some images (a constraint, whose gradient says nothing), `finite` is False.
+    The promise is the gradient. `exact`: the number is also the penalty, not a surrogate. `finite`: of no image is it
+    infinite (as for constraints). `cheap`: it takes no longer than a few proxes; else histories leave it out.
     """
 
     exact: ClassVar[bool] = True
     finite: ClassVar[bool] = True
+    cheap: ClassVar[bool] = True
     weight: float | Tensor
 
     def __init__(self, weight: float | Tensor = 1.0) -> None:

@@ -3,12 +3,14 @@
 import importlib.util
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
 import matplotlib as mpl
 import pytest
 import torch
+from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from invreg.assets import brain_slice
@@ -16,6 +18,9 @@ from invreg.config import from_pretrained
 from invreg.interfaces import Denoiser
 from invreg.metrics import psnr
 from invreg.models import ConvexCNN
+from invreg.noise import Gaussian
+from invreg.operators import Mask
+from invreg.problem import Problem
 from invreg.training.random_ct import computed_tomography
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -235,20 +240,19 @@ def test_the_other_tables_are_filled_run_by_run(
 def test_what_the_tables_of_learned_priors_compare_on_a_brain(tmp_path: Path) -> None:
     script = load("experiments/priors_mri")
     head = brain_slice(0)
-    one = script.scanned(avg_pool2d(head.image, 2), (1.0, 1.0), "x4 uniform", 0)
+    source = avg_pool2d(head.image, 2), (1.0, 1.0)
+    one = script.scanned(source, "x4 uniform", 0)
     assert int(one.problem.operator.sampled()[0, 0, :, 0].sum()) <= 32
     weights = {"TV": 20.0, "wavelet": 20.0, "LPN": 300.0}
     methods = script.methods(one.problem, weights, "brain")
     assert {"zero-filling", "wavelet", "TV", "LPN (ADMM)", "DDS", "DDS (mean of 8)", "DDS + TV"} < set(methods)
     tv = methods["TV"][1]()
-    found = {name: script.measured(*methods[name], one, tv, 0) for name in ("zero-filling", "DDS", "DDS + TV")}
+    measured = load("experiments/compared").measured
+    found = {name: measured(*methods[name], one, tv, 0) for name in ("zero-filling", "DDS", "DDS + TV")}
     assert found["zero-filling"]["PSNR"] + 4 < found["DDS"]["PSNR"]
     assert found["DDS"]["PSNR"] - 1.5 < found["DDS + TV"]["PSNR"]
     assert 0.8 < found["DDS"]["chi-square"] < 1.2
     assert 0 < found["DDS"]["apart"] < 0.3
-    groups = ["a", "b"]
-    script.compare(tmp_path / "found.json", "colin27", ["x4 uniform"], groups, ["DDS"], lambda *_: found["DDS"])
-    assert set(read_runs(tmp_path)) == {f"colin27/x4 uniform/{s}/DDS" for s in groups}
 
 
 @pytest.mark.slow(seconds=40)
@@ -259,7 +263,7 @@ def test_what_the_tables_of_learned_priors_compare_on_a_head() -> None:
     one = script.scanned(drawn, "48 views", 0)
     methods = script.methods(one.problem, {"TV": 8.0, "wavelet": 8.0}, "head-ct")
     tv = methods["TV"][1]()
-    found = {name: script.measured(*methods[name], one, tv, 0) for name in ("FBP", "TV", "DDS")}
+    found = {name: load("experiments/compared").measured(*methods[name], one, tv, 0) for name in ("FBP", "TV", "DDS")}
     assert found["FBP"]["PSNR"] + 1 < min(found["TV"]["PSNR"], found["DDS"]["PSNR"])
     assert found["TV"]["apart"] == 0
 
@@ -274,6 +278,38 @@ def test_what_the_table_of_the_learned_proximal_network_compares() -> None:
     assert psnr(restored, image) > psnr(one.problem.y, image) + 1.5
 
 
-def read_runs(folder: Path) -> dict[str, object]:
-    found: dict[str, object] = json.loads((folder / "found.json").read_text())["runs"]
-    return found
+def test_a_study_tunes_its_weights_and_does_each_run_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = load("experiments/compared")
+    made: list[str] = []
+
+    def scanned(truth: Tensor, task: str, seed: int) -> object:
+        return script.Scanned(
+            truth, Problem(Mask(torch.ones_like(truth[0], dtype=torch.bool)), truth + 1, Gaussian(1.0)), lambda x: x
+        )
+
+    def classical(kind: str, weight: float, problem: Problem) -> Tensor:
+        made.append(kind)
+        return problem.y - weight
+
+    def methods(problem: Problem, weights: Mapping[str, float]) -> object:
+        return {
+            "none": (0, lambda: problem.y),
+            "TV": (0, lambda: classical("image", weights["TV"], problem)),
+            "network": (3, lambda: classical("image", 1.1, problem)),
+        }
+
+    truth = torch.linspace(0, 1, 256).reshape(1, 16, 16)
+    study = script.Study(
+        "what", {"a": truth, "b": truth**2}, lambda: [truth], lambda task: {"TV": (0.0, 0.8, 1.8)}, scanned, classical,
+        methods,
+    )  # fmt: skip
+    for _ in range(2):
+        script.compare(study, tmp_path / "found.json", ["one", "two"])
+    found = json.loads((tmp_path / "found.json").read_text())["runs"]
+    assert found["weight/TV/one"]["weight"] == 0.8
+    assert made.count("image") == 2 * 2 * 2
+    assert found["what/two/b/network"]["PSNR"] == pytest.approx(20, abs=1e-3)  # one tenth of the range of 1
+    assert found["what/two/b/network"]["evaluations"] == 3
+    _, second = capsys.readouterr().out.split("| task |")[1:]
+    assert "| two | TV | 2 | 13.98 +- 0.00 | 0.00 +- 0.00 |" in second
+    assert "| two | network | 2 | 20.00 +- 0.00 | 6.02 +- 0.00 |" in second

@@ -1,16 +1,18 @@
 """How reconstructions of many slices by many methods are compared: what is run, what is measured of it, the table."""
 
+import argparse
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from runs import Column, Numbers, do, read, table
 from torch import Tensor
 
+from invreg import config
 from invreg.algorithms import ADMM, DDS, DPS, HQS, DiffPIR, Variational, judge, posterior
 from invreg.interfaces import Denoiser, LinearOperator
 from invreg.lanczos import operator_norm
@@ -18,6 +20,7 @@ from invreg.metrics import nrmse, psnr, ssim
 from invreg.problem import Problem
 from invreg.regularizers import PlugAndPlay, REDDiff, TotalVariation, published_weight
 
+S = TypeVar("S")
 SAMPLES = 8
 COLUMNS = (
     Column("PSNR", "PSNR", 1, 2),
@@ -126,31 +129,78 @@ def measured(evaluations: int, make: Callable[[], Any], scanned: Scanned, refere
     }
 
 
-def compare(
-    out: Path,
-    name: str,
-    tasks: Sequence[str],
-    slices: Sequence[str],
-    methods: Sequence[str],
-    job: Callable[[str, int, str], Numbers],
-) -> None:
+@dataclass(frozen=True, eq=False)
+class Study(Generic[S]):
+    """What is scanned and compared.
+
+    Args:
+        name: of what is scanned, and by which prior it is seen.
+        slices: by name.
+        tuning: makes the slices that weights are tuned on.
+        candidates: the weights that are tried for a task, by the kind of image.
+        scanned: (slice, task, seed) -> its scan.
+        classical: (kind, weight, problem) -> the image of a kind that has a weight; "TV" is what all are held against.
+        methods: (problem, tuned weights by kind) -> all that are compared.
+    """
+
+    name: str
+    slices: Mapping[str, S]
+    tuning: Callable[[], Sequence[S]]
+    candidates: Callable[[str], Mapping[str, Sequence[float]]]
+    scanned: Callable[[S, str, int], Scanned]
+    classical: Callable[[str, float, Problem], Tensor]
+    methods: Callable[[Problem, Mapping[str, float]], Made]
+
+    def tuned(self, kind: str, task: str) -> Numbers:
+        slices = [self.scanned(one, task, 100 + i) for i, one in enumerate(self.tuning())]
+        return best(self.candidates(task)[kind], partial(self.classical, kind), slices)
+
+
+def compare(study: Study[Any], out: Path, tasks: Sequence[str], chosen: Sequence[str] = ()) -> None:
     """Do what is not done yet of (task, slice, method), and print means and standard deviations over slices.
 
     Args:
+        study: what is compared.
         out: the file of the runs.
-        name: of what is scanned, and by which prior it is seen.
-        tasks, slices, methods: by name.
-        job: (task, index of the slice, method) -> what is measured.
+        tasks: by name.
+        chosen: methods by name; default all.
     """
-    runs = {f"{name}/{t}/{s}/{m}": partial(job, t, i, m) for t in tasks for i, s in enumerate(slices) for m in methods}
+    do(out, {f"weight/{k}/{t}": partial(study.tuned, k, t) for t in tasks for k in study.candidates(t)})
+    weights = {
+        t: {k: float(read(out)["runs"][f"weight/{k}/{t}"]["weight"]) for k in study.candidates(t)} for t in tasks
+    }
+    slices = list(study.slices)
+
+    @lru_cache(1)
+    def scan(task: str, index: int) -> tuple[Scanned, Tensor]:
+        """A scan, and its image by total variation."""
+        one = study.scanned(study.slices[slices[index]], task, index)
+        return one, study.classical("TV", weights[task]["TV"], one.problem)
+
+    def job(task: str, index: int, method: str) -> Numbers:
+        one, reference = scan(task, index)
+        evaluations, make = study.methods(one.problem, weights[task])[method]
+        return measured(evaluations, make, one, reference, index)
+
+    methods = list(chosen or study.methods(scan(tasks[0], 0)[0].problem, weights[tasks[0]]))
+    runs = {f"{study.name}/{t}/{s}/{m}": partial(job, t, i, m)
+            for t in tasks for i, s in enumerate(slices) for m in methods}  # fmt: skip
     found = do(out, runs)
     for run_name, run in found["runs"].items():
         beside = found["runs"].get(f"{run_name.rpartition('/')[0]}/TV", {})
-        run["gain"] = run["PSNR"] - beside.get("PSNR", float("nan"))
-    groups = {(t, m): [f"{name}/{t}/{s}/{m}" for s in slices] for t in tasks for m in methods}
+        run["gain"] = run.get("PSNR", float("nan")) - beside.get("PSNR", float("nan"))
+    groups = {(t, m): [f"{study.name}/{t}/{s}/{m}" for s in slices] for t in tasks for m in methods}
     print(table(found, ("task", "method"), groups, COLUMNS))
 
 
-def weight_of(out: Path, kind: str, task: str) -> float:
-    """A weight that was tuned before, kept in the file."""
-    return float(read(out)["runs"][f"weight/{kind}/{task}"]["weight"])
+def add_options(parser: argparse.ArgumentParser, prior: str, tasks: Iterable[str], every: int) -> None:
+    """What both tables of learned priors can be asked for."""
+    parser.add_argument("--every", type=int, default=every, help="take every so manyth slice")
+    parser.add_argument("--prior", default=prior)
+    parser.add_argument("--methods", default="", help="comma-separated; default all")
+    parser.add_argument("--tasks", default=",".join(tasks), help="comma-separated; default all")
+
+
+@cache
+def prior(name: str) -> Denoiser:
+    return config.shipped_prior(name).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

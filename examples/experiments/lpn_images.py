@@ -11,13 +11,13 @@ done again.
 import argparse
 import math
 import warnings
-from functools import cache, partial
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import torch
-from compared import Made, Scanned, best, compare, measured, weight_of
+from compared import Made, Scanned, Study, compare
 from priors_mri import icbm152
-from runs import Numbers, do
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
@@ -25,14 +25,13 @@ from invreg import config
 from invreg.algorithms import ADMM, PDHG, filtered_backprojection
 from invreg.algorithms.smooth import curvature
 from invreg.assets import BRAIN_SLICES, HEAD_SLICES, brain_slice, head_slice
-from invreg.config.presets import NetworkStep
 from invreg.interfaces import ConvexPotential
 from invreg.noise import Gaussian
 from invreg.operators import Blur, ParallelBeam
 from invreg.operators.blur import gaussian_kernel
 from invreg.problem import Problem
 from invreg.random import draw
-from invreg.regularizers import TotalVariation
+from invreg.regularizers import LearnedProximal, TotalVariation
 
 SIDE = 160
 TASKS = ("blur", "30 views")
@@ -78,19 +77,18 @@ def solve(kind: str, weight: float, problem: Problem) -> Tensor:
     if kind == "TV":
         return PDHG(iterations=200, rtol=1e-4).solve(problem, TotalVariation(weight), start).x
     rho = weight * float(curvature(problem, start).max())
-    prior = NetworkStep(network(), 0.1**2, 1.0, rho * 0.1**2)
+    prior = LearnedProximal(network(), step=0.1**2).at_step(1 / rho)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "convergence with a learned prox")
         return ADMM(iterations=60, rho=rho, balance=False, relaxation=1.0).solve(problem, prior, start).x
 
 
-def methods(problem: Problem, task: str, out: Path) -> Made:
+def methods(problem: Problem, weights: Mapping[str, float]) -> Made:
     """All that are compared."""
-    tuned = {kind: weight_of(out, kind, task) for kind in ("TV", "LPN")}
     return {
         "blurred, or FBP": (0, lambda: first(problem)),
-        "TV": (0, lambda: solve("TV", tuned["TV"], problem)),
-        "LPN (ADMM)": (60, lambda: solve("LPN", tuned["LPN"], problem)),
+        "TV": (0, lambda: solve("TV", weights["TV"], problem)),
+        "LPN (ADMM)": (60, lambda: solve("LPN", weights["LPN"], problem)),
     }
 
 
@@ -98,24 +96,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("lpn_images.json"))
     out = parser.parse_args().out
-
-    def tuned(kind: str, task: str) -> Numbers:
-        chosen = [squared(image) for image, _ in list(icbm152(30).values())[:3]]
-        grid = WEIGHTS[task] if kind == "TV" else RHO
-        return best(grid, partial(solve, kind), [scanned(x, task, 100 + i) for i, x in enumerate(chosen)])
-
-    do(out, {f"weight/{k}/{t}": partial(tuned, k, t) for k in ("TV", "LPN") for t in TASKS})
     images = [avg_pool2d(brain_slice(k).image, 2) for k in range(BRAIN_SLICES)]
     images += [head_slice(k).image for k in range(HEAD_SLICES)]
-
-    def job(task: str, index: int, method: str) -> Numbers:
-        one = scanned(squared(images[index]), task, index)
-        evaluations, make = methods(one.problem, task, out)[method]
-        return measured(evaluations, make, one, solve("TV", weight_of(out, "TV", task), one.problem), index)
-
-    compare(
-        out, "slices", TASKS, [str(i) for i in range(len(images))], ("blurred, or FBP", "TV", "LPN (ADMM)"), job
-    )  # fmt: skip
+    study = Study(
+        "slices",
+        {str(i): squared(image) for i, image in enumerate(images)},
+        lambda: [squared(image) for image, _ in list(icbm152(30).values())[:3]],
+        lambda task: {"TV": WEIGHTS[task], "LPN": RHO},
+        scanned,
+        solve,
+        methods,
+    )
+    compare(study, out, TASKS)
 
 
 if __name__ == "__main__":

@@ -15,19 +15,16 @@ import argparse
 import math
 import sys
 from collections.abc import Mapping
-from functools import cache, lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from compared import Made, Scanned, Setting, best, compare, learned, measured, weight_of
-from runs import Numbers, do
+from compared import Made, Scanned, Setting, Study, add_options, compare, learned, prior
 from torch import Tensor
 from torch.nn.functional import pad
 
-from invreg import config
 from invreg.algorithms import FISTA, PDHG, filtered_backprojection
-from invreg.interfaces import Denoiser
 from invreg.io import hu_to_mu, mu_to_hu
 from invreg.metrics import hu_window
 from invreg.noise import Gaussian
@@ -76,11 +73,6 @@ def scanned(attenuation: Tensor, task: str, seed: int) -> Scanned:
     return Scanned(scan.truth / MU_WATER, problem, lambda x: hu_window(mu_to_hu(x * MU_WATER, MU_WATER)))
 
 
-@cache
-def prior(name: str) -> Denoiser:
-    return config.shipped_prior(name).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
-
-
 def back_projected(problem: Problem) -> Tensor:
     operator = problem.operator
     assert isinstance(operator, ParallelBeam)
@@ -91,13 +83,13 @@ def classical(kind: str, weight: float, problem: Problem) -> Tensor:
     """The image under total variation or wavelets, without negative values."""
     start = back_projected(problem).clamp_min(0)
     if kind == "TV":
-        prior = SumOfTerms(TotalVariation(weight), NonNegative())
-        return PDHG(iterations=200, rtol=1e-4, balance=0.1).solve(problem, prior, start).x
+        terms = SumOfTerms(TotalVariation(weight), NonNegative())
+        return PDHG(iterations=200, rtol=1e-4, balance=0.1).solve(problem, terms, start).x
     wavelet = WaveletL1(Wavelet(tuple(start.shape[1:])), weight)
     return FISTA(iterations=150, rtol=1e-4).solve(problem, wavelet, start).x.clamp_min(0)
 
 
-def methods(problem: Problem, weights: Mapping[str, float], name: str) -> Made:
+def methods(problem: Problem, weights: Mapping[str, float], name: str = "head-ct") -> Made:
     """All that are compared."""
     fbp = back_projected(problem)
     return {
@@ -112,40 +104,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--head", choices=("cranium", "drawn"), default="drawn")
     parser.add_argument("--cranium", type=Path, default=Path("matrix.dat"))
-    parser.add_argument("--every", type=int, default=8, help="take every so manyth slice of the real head")
-    parser.add_argument("--prior", default="head-ct")
-    parser.add_argument("--methods", default="", help="comma-separated; default all")
-    parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--out", type=Path, default=Path("priors_ct.json"))
+    add_options(parser, "head-ct", TASKS, 8)
     options = parser.parse_args()
-    tasks, out = options.tasks.split(","), options.out
-
-    def tuned(kind: str, task: str) -> Numbers:
-        slices = [scanned(image, task, 100 + i) for i, image in enumerate(drawn(3, 7).values())]
-        return best(WEIGHTS[kind], partial(classical, kind), slices)
-
-    do(out, {f"weight/{k}/{t}": partial(tuned, k, t) for k in WEIGHTS for t in tasks})
-    slices = cranium(options.cranium, options.every) if options.head == "cranium" else drawn(4, 8)
-
-    name = options.head if options.prior == parser.get_default("prior") else f"{options.head}, {options.prior}"
-
-    @lru_cache(1)
-    def scan(task: str, index: int) -> tuple[Scanned, Tensor]:
-        """A scan, and its image by total variation."""
-        one = scanned(list(slices.values())[index], task, index)
-        return one, classical("TV", weight_of(out, "TV", task), one.problem)
-
-    def job(task: str, index: int, method: str) -> Numbers:
-        one, reference = scan(task, index)
-        weights = {kind: weight_of(out, kind, task) for kind in WEIGHTS}
-        evaluations, make = methods(one.problem, weights, options.prior)[method]
-        return measured(evaluations, make, one, reference, index)
-
-    first = scanned(next(iter(slices.values())), tasks[0], 0)
-    chosen = options.methods.split(",") if options.methods else list(
-        methods(first.problem, dict.fromkeys(WEIGHTS, 1.0), options.prior)
-    )  # fmt: skip
-    compare(out, name, tasks, list(slices), chosen, job)
+    study = Study(
+        options.head if options.prior == parser.get_default("prior") else f"{options.head}, {options.prior}",
+        cranium(options.cranium, options.every) if options.head == "cranium" else drawn(4, 8),
+        lambda: list(drawn(3, 7).values()),
+        lambda _: WEIGHTS,
+        scanned,
+        classical,
+        partial(methods, name=options.prior),
+    )
+    compare(study, options.out, options.tasks.split(","), options.methods.split(",") if options.methods else ())
 
 
 if __name__ == "__main__":

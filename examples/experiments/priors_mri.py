@@ -12,27 +12,26 @@ those of the best mean PSNR over three slices of icbm152. Runs that are done are
 """
 
 import argparse
+import warnings
 from collections.abc import Mapping
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from compared import Made, Scanned, Setting, best, compare, learned, measured, weight_of
-from runs import Numbers, do
+from compared import Made, Scanned, Setting, Study, add_options, compare, learned, prior
 from torch import Tensor
 
 from invreg import config
 from invreg.algorithms import ADMM, FISTA, PDHG
-from invreg.config.presets import NetworkStep
-from invreg.interfaces import ConvexPotential, Denoiser
+from invreg.interfaces import ConvexPotential
 from invreg.io import Image
 from invreg.io import read as read_file
 from invreg.models import ComplexPotential
 from invreg.noise import Gaussian
 from invreg.operators import Sense, Wavelet
 from invreg.problem import Problem
-from invreg.regularizers import TotalVariation, WaveletL1
+from invreg.regularizers import LearnedProximal, TotalVariation, WaveletL1
 from invreg.simulate import cartesian_mask, mri_scan
 
 SIDE, VIEW, SIGMA, CALIBRATION = 128, 230.0, 0.01, 8
@@ -43,7 +42,8 @@ WEIGHTS = {
     "LPN": (30.0, 100.0, 300.0),
 }
 NUMBERS = Setting(anneal=(2.5e-5, 1.0), step_size=0.05, sigma_max=0.3, weight=4 * SIGMA, dps=6.0, inner=10, tv=0.2)
-Slices = Mapping[str, tuple[Tensor, tuple[float, float]]]
+Slice = tuple[Tensor, tuple[float, float]]
+"""An image, (1, y, x), and the size of its pixels in mm."""
 
 
 def lines(acceleration: int, pattern: str, seed: int) -> Tensor:
@@ -58,7 +58,7 @@ def lines(acceleration: int, pattern: str, seed: int) -> Tensor:
     raise ValueError(f"acceleration must leave more than {CALIBRATION} lines, got {acceleration}")
 
 
-def axial(path: Path, every: int) -> Slices:
+def axial(path: Path, every: int) -> Mapping[str, Slice]:
     """Axial slices of a volume (z, y, x) that hold enough brain, each divided by its largest value."""
     record = read_file(path)
     assert isinstance(record, Image)
@@ -67,7 +67,7 @@ def axial(path: Path, every: int) -> Slices:
     return {f"z{z}": ((volume[z].flip(0) / volume[z].max())[None], (1.0, 1.0)) for z in kept}
 
 
-def proton_density(folder: Path, every: int) -> Slices:
+def proton_density(folder: Path, every: int) -> Mapping[str, Slice]:
     """The slices of a folder of DICOM files."""
     found = {}
     for path in sorted(folder.glob("*.dcm"))[1::every]:
@@ -79,7 +79,7 @@ def proton_density(folder: Path, every: int) -> Slices:
     return found
 
 
-def icbm152(every: int) -> Slices:
+def icbm152(every: int) -> Mapping[str, Slice]:
     spec = find_spec("nilearn")
     if spec is None or spec.origin is None:
         raise SystemExit("icbm152 comes with nilearn: pip install 'invreg[priors]'")
@@ -87,10 +87,9 @@ def icbm152(every: int) -> Slices:
     return axial(Path(spec.origin).parent / "datasets" / "data" / name, every)
 
 
-def scanned(image: Tensor, size: tuple[float, float], task: str, seed: int) -> Scanned:
+def scanned(source: Slice, task: str, seed: int) -> Scanned:
     scan = mri_scan(
-        image,
-        size,
+        *source,
         lines(*TASKS[task], seed),
         field_of_view=(VIEW, VIEW),
         matrix=(SIDE, SIDE),
@@ -98,11 +97,6 @@ def scanned(image: Tensor, size: tuple[float, float], task: str, seed: int) -> S
         generator=torch.Generator().manual_seed(seed),
     )
     return Scanned(scan.truth, Problem(Sense(scan.maps, scan.mask), scan.kspace, Gaussian(scan.sigma)), torch.abs)
-
-
-@cache
-def prior(name: str) -> Denoiser:
-    return config.shipped_prior(name).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 @cache
@@ -118,11 +112,13 @@ def classical(kind: str, weight: float, problem: Problem) -> Tensor:
             return PDHG(iterations=150, rtol=1e-4).solve(problem, TotalVariation(weight)).x
         case "wavelet":
             return FISTA(iterations=80, rtol=1e-4).solve(problem, WaveletL1(Wavelet((SIDE, SIDE)), weight)).x
-    prior = NetworkStep(network(), 0.1**2, 1.0, weight * 0.1**2)
-    return ADMM(iterations=30, rho=weight, balance=False, relaxation=1.0).solve(problem, prior).x
+    at_rho = LearnedProximal(network(), step=0.1**2).at_step(1 / weight)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "convergence with a learned prox")
+        return ADMM(iterations=30, rho=weight, balance=False, relaxation=1.0).solve(problem, at_rho).x
 
 
-def methods(problem: Problem, weights: Mapping[str, float], name: str) -> Made:
+def methods(problem: Problem, weights: Mapping[str, float], name: str = "brain") -> Made:
     """All that are compared."""
     back = problem.backprojection() * SIGMA**2
     return {
@@ -139,43 +135,24 @@ def main() -> None:
     parser.add_argument("--brain", choices=("colin27", "pd", "icbm152"), default="colin27")
     parser.add_argument("--colin27", type=Path, default=Path("/usr/share/mricron/templates/ch2.nii.gz"))
     parser.add_argument("--pd", type=Path, default=Path("dicom"))
-    parser.add_argument("--every", type=int, default=8, help="take every so manyth slice")
-    parser.add_argument("--prior", default="brain")
-    parser.add_argument("--methods", default="", help="comma-separated; default all")
-    parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--out", type=Path, default=Path("priors_mri.json"))
+    add_options(parser, "brain", TASKS, 8)
     options = parser.parse_args()
-    tasks, out = options.tasks.split(","), options.out
-
-    def tuned(kind: str, task: str) -> Numbers:
-        chosen = list(icbm152(30).values())[:3]
-        return best(WEIGHTS[kind], partial(classical, kind), [scanned(*s, task, 100 + i) for i, s in enumerate(chosen)])
-
-    do(out, {f"weight/{k}/{t}": partial(tuned, k, t) for k in WEIGHTS for t in tasks})
     source = {
         "colin27": lambda: axial(options.colin27, options.every),
         "pd": lambda: proton_density(options.pd, options.every),
         "icbm152": lambda: icbm152(options.every),
     }
-    slices = source[options.brain]()
-
-    name = options.brain if options.prior == parser.get_default("prior") else f"{options.brain}, {options.prior}"
-
-    @lru_cache(1)
-    def scan(task: str, index: int) -> tuple[Scanned, Tensor]:
-        """A scan, and its image by total variation."""
-        one = scanned(*list(slices.values())[index], task, index)
-        return one, classical("TV", weight_of(out, "TV", task), one.problem)
-
-    def job(task: str, index: int, method: str) -> Numbers:
-        one, reference = scan(task, index)
-        weights = {kind: weight_of(out, kind, task) for kind in WEIGHTS}
-        evaluations, make = methods(one.problem, weights, options.prior)[method]
-        return measured(evaluations, make, one, reference, index)
-
-    first = scanned(*next(iter(slices.values())), tasks[0], 0)
-    every = list(methods(first.problem, dict.fromkeys(WEIGHTS, 1.0), options.prior))
-    compare(out, name, tasks, list(slices), options.methods.split(",") if options.methods else every, job)
+    study = Study(
+        options.brain if options.prior == parser.get_default("prior") else f"{options.brain}, {options.prior}",
+        source[options.brain](),
+        lambda: list(icbm152(30).values())[:3],
+        lambda _: WEIGHTS,
+        scanned,
+        classical,
+        partial(methods, name=options.prior),
+    )
+    compare(study, options.out, options.tasks.split(","), options.methods.split(",") if options.methods else ())
 
 
 if __name__ == "__main__":

@@ -51,8 +51,8 @@ class DDS(DiffusionSampler):
         regularizer: R, with terms or a prox (`TotalVariation`, `WaveletL1`, sums, ...), None for none.
         rho: ADMM's penalty; default 0.1 / (v |sum_i L_i^H L_i|), so that R acts at the noise level of the step, and
             the splits, which are of the step before, hold x a tenth as firmly as D does: with one round and no R to
-            speak of the draws are 3 % narrower than without, 17 % if as firmly. (At |A|^2 / sigma_y^2 in place of
-            1 / v brain scans lost up to 1.6 dB, and CT, where A sees most directions weakly, 7 dB.)
+            speak of the draws are 3 % narrower than without, 18 % if as firmly. (At |A|^2 / sigma_y^2 in place of
+            1 / v brain scans lost up to 1.3 dB, and CT, where A sees most directions weakly, 7 dB.)
         rounds: iterations of ADMM in each step, where there is R.
 
     Source: Chung, Lee and Ye 2024, "Decomposed diffusion sampler for accelerating large-scale inverse problems",

@@ -74,7 +74,7 @@ class Run(Generic[P, S], Iterator[S]):
         self._finished = bool(done.all())
 
     def _penalty_of(self, x: Tensor, misfit: Tensor) -> Tensor:
-        if isinstance(self.prior, Regularizer) and self.prior.exact:
+        if isinstance(self.prior, Regularizer) and self.prior.exact and self.prior.cheap:
             return self.prior.at(self.iteration / self.algorithm.iterations)(x).expand_as(misfit)
         return torch.full_like(misfit, 0.0 if self.prior is None else float("nan"))
 

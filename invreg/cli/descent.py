@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -20,7 +21,7 @@ DENOISING, RED_DIFF = 2.0, 10.0
 """In noise levels of the image, sigma / |A|: what RED denoises for, and, of an image of size 1, RED-Diff's weight over
 |A|^2 / sigma^2."""
 RED_DIFF_FROM = 0.3
-"""Where the noise levels of RED-Diff begin, of an image of size 1; from 20 on, four decibels are lost."""
+"""Where the noise levels of RED-Diff begin, of an image of size 1."""
 
 
 def sized(method: LearnedMethod, options: Mapping[str, Any], size: float) -> LearnedMethod:
@@ -76,5 +77,7 @@ def descent(
                 "sigma_max": min(RED_DIFF_FROM * prior.size, model.sigma_range[1]),
                 "generator": generator,
             }
-    made: Run[Any, Any] = algorithm.iterate(problem, method.prior(prior.model, given), start)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "convergence with a learned prox")  # docs/cli.md: where lpn-admm is proved
+        made: Run[Any, Any] = algorithm.iterate(problem, method.prior(prior.model, given), start)
     return made

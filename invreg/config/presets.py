@@ -4,45 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
-
-from torch import Tensor
 
 from invreg import algorithms, regularizers
 from invreg._check import unknown_name
 from invreg.algorithms.loop import Algorithm
 from invreg.config.names import WEIGHTINGS
 from invreg.config.spec import Spec, build, choose, keys
-from invreg.interfaces import ConvexPotential
 
 _LEVELS = ("sigma_min", "sigma_max")
 _NOT_TOLD = {"corrector", "denoiser", "generator", "predictor", "regularizer", "schedule", "sde"}
 """What the caller knows, or says by other words."""
 _FIXED = {"balance", "potential", "relaxation", "rho", "scale", "step", "step_size"}
 """What follows from the step of a learned proximal network."""
-
-
-@dataclass(frozen=True, eq=False)
-class NetworkStep:
-    """`LearnedProximal` as a prox alone: its value, asked for at every check, takes hundreds of calls of the network.
-
-    Args:
-        potential, step, scale, weight: as of `LearnedProximal`.
-    """
-
-    potential: ConvexPotential
-    step: float
-    scale: float
-    weight: float = 1.0
-
-    @cached_property
-    def _prior(self) -> regularizers.LearnedProximal:
-        return regularizers.LearnedProximal(self.potential, self.step, self.scale, self.weight)
-
-    def prox(self, x: Tensor, step: Tensor | float) -> Tensor:
-        """The network, where step * weight is its own step."""
-        return self._prior.prox(x, step)
 
 
 @dataclass(frozen=True)
@@ -71,7 +45,7 @@ class Preset:
     @property
     def of_potentials(self) -> bool:
         """Whether it is for learned proximal networks, not for denoisers."""
-        return self.prior is NetworkStep
+        return self.prior is regularizers.LearnedProximal
 
 
 PRESETS: Mapping[str, Preset] = {
@@ -92,18 +66,18 @@ PRESETS: Mapping[str, Preset] = {
     "dps": Preset(
         "DPS: gradients through the network, any operator; samples",
         algorithms.DPS,
-        options={"iterations": 100, "weight": 6.0},  # with 3 two decibels are lost, with 1 eight
+        options={"iterations": 100, "weight": 6.0},
     ),
     "lpn-admm": Preset(
         "learned proximal network by ADMM, at its own step",
         algorithms.ADMM,
-        NetworkStep,
+        regularizers.LearnedProximal,
         {"iterations": 40, "relaxation": 1.0, "balance": False},
     ),
     "lpn-pgd": Preset(
         "learned proximal network by proximal gradients, at a step that is proved",
         algorithms.ProximalGradient,
-        NetworkStep,
+        regularizers.LearnedProximal,
         {"iterations": 60},
     ),
     "pnp": Preset(
@@ -174,7 +148,7 @@ def learned_method(spec: Spec, kind: str, iterations: int | None = None) -> Lear
     preset = choose("algorithm", spec.name, PRESETS)
     known = _NOT_TOLD | (_FIXED if preset.of_potentials else set())
     own = set(keys(preset.algorithm)) - known
-    others = set(keys(preset.prior)) - known if preset.prior is not None else set()
+    others = set(keys(preset.prior)) - known - own if preset.prior is not None else set()
     levels = set(_LEVELS) if issubclass(preset.algorithm, algorithms.DiffusionSampler) else set()
     for key in spec.options:
         if key not in own | others | levels:

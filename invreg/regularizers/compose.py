@@ -17,7 +17,7 @@ class SumOfTerms(Regularizer[Tensor]):
 
     The prox of a sum is not the sum of the proxes, nor one after the other, so it has none: algorithms that split
     (PDHG, ADMM) take it by its `terms`, those that need only a gradient as it is. It is `exact` if all parts are, and
-    `finite` likewise; it has no `weight`.
+    `finite` and `cheap` likewise; it has no `weight`.
 
     Args:
         parts: two or more.
@@ -39,6 +39,7 @@ class SumOfTerms(Regularizer[Tensor]):
         # class variables of all others; here they depend on the parts
         self.__dict__["exact"] = all(part.exact for part in parts)
         self.__dict__["finite"] = all(part.finite for part in parts)
+        self.__dict__["cheap"] = all(part.cheap for part in parts)
 
     def _parts(self) -> list[Regularizer[Tensor]]:
         return [part for part in self.parts if isinstance(part, Regularizer)]

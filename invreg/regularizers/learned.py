@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -51,6 +51,8 @@ class LearnedValue:
 
 class _Learned(Regularizer[Tensor]):
     """What both priors share: R, its value and its gradient."""
+
+    cheap: ClassVar[bool] = False
 
     def __init__(
         self,

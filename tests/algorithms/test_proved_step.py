@@ -184,3 +184,18 @@ def test_wrong_arguments_are_refused() -> None:
         safe_step_size(Problem(Matrix(torch.zeros(4, 4).double()), torch.ones(1, 4).double()), noise(1, 4))
     with pytest.raises(ValueError, match="step must be finite and > 0"):
         check_step(problem(), noise(2, 4), 0.0)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_the_history_leaves_a_penalty_out_that_takes_many_proxes(together: bool, monkeypatch) -> None:
+    learned = LearnedProximal(network()).at_step(safe_step_size(problem(), noise(2, 4)))
+    prior = SumOfTerms(learned, Tikhonov(0.1)) if together else learned
+    asked: list[Tensor] = []
+    monkeypatch.setattr(LearnedProximal, "forward", lambda self, x: asked.append(x))
+    step = learned.step / float(learned.weight)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = ADMM(iterations=5, rho=1 / step, balance=False, relaxation=1.0).solve(problem(), prior)
+    assert not asked
+    assert bool(found.history.penalty.isnan().all())
+    assert bool(found.history.misfit.isfinite().all())
