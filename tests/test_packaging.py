@@ -97,7 +97,7 @@ def test_the_wheel_holds_all_modules_assets_types_and_licences(wheel: Path) -> N
     wanted = {str(p.relative_to(ROOT)) for p in (ROOT / "invreg").rglob("*.py")}
     wanted |= {"invreg/" + str(p.relative_to(ROOT)) for p in (ROOT / "solvers").rglob("*.py")}
     wanted |= {str(p.relative_to(ROOT)) for p in (ROOT / "invreg" / "assets").iterdir() if p.suffix in {".npz", ".md"}}
-    wanted |= {str(p.relative_to(ROOT)) for p in (ROOT / "invreg" / "assets").glob("*_prior/*")}
+    wanted |= {str(p.relative_to(ROOT)) for p in (ROOT / "invreg" / "assets").glob("*-prior/*")}
     assert wanted | {"invreg/py.typed"} <= names
     licences = {Path(name).name for name in names if ".dist-info/licenses/" in name}
     assert {"LICENSE", "NOTICE.md"} <= licences

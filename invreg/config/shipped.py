@@ -19,7 +19,7 @@ SHIPPED: Mapping[str, str] = {
     "brain-lpn": "a learned proximal network of brain MR images of any contrast",
     "head-ct": "a diffusion model of head CT images, in units of the attenuation of water",
 }
-"""What there is, in a line each; beside the folder of each in invreg/assets lies its card, NAME_prior.md."""
+"""What there is, in a line each; beside the folder of each in invreg/assets lies its card, NAME-prior.md."""
 
 PRIORS: Mapping[str, str] = {
     **SHIPPED,
@@ -155,4 +155,4 @@ def shipped_info(name: str) -> Mapping[str, Any]:
 def _folder(name: str) -> str:
     if name not in SHIPPED:
         raise ValueError(unknown_name("prior", name, SHIPPED))
-    return f"{name.replace('-', '_')}_prior"
+    return f"{name}-prior"
