@@ -60,8 +60,7 @@ def expand(per_sample: Tensor, like: Tensor) -> Tensor:
 
 def _divide(a: Tensor, b: Tensor) -> Tensor:
     """A / b where b > 0, else 0: no absolute epsilon, so that nothing depends on scale."""
-    positive = b > 0
-    return torch.where(positive, a / torch.where(positive, b, 1), 0)
+    return torch.where(b > 0, a / b, 0)
 
 
 def cg(
@@ -167,7 +166,7 @@ def _cg(
     if x0 is None:
         x, residual = torch.zeros_like(b), b
     else:
-        x = torch.where(expand(solvable, b), x0 / unit, 0).to(b.dtype)  # b = 0 has the solution 0
+        x = (x0 / expand(torch.where(solvable, size, torch.inf), b)).to(b.dtype)  # b = 0 has the solution 0
         residual = b - apply(x)
     threshold = rtol * solvable.to(size.dtype)
     accepted = (rtol + 10 * torch.finfo(size.dtype).eps) * solvable.to(size.dtype) if rtol else threshold
@@ -199,15 +198,16 @@ def _descend(
     apply: Map, preconditioner: Map | None, x: Tensor, residual: Tensor, goal: Tensor, iterations: int, check_every: int
 ) -> tuple[Tensor, Tensor, Tensor, int]:
     """Conjugate directions until each residual is within its goal: x, residual norms, steps of each, steps of all."""
-    error = norm(residual)
-    active, taken = error > goal, torch.zeros_like(error, dtype=torch.int64)
     z = residual if preconditioner is None else preconditioner(residual)
     direction, rho = z, inner(residual, z)
+    error = (rho if preconditioner is None else inner(residual, residual)).sqrt()
+    active, taken = error > goal, torch.zeros_like(error, dtype=torch.int64)
     for k in range(iterations):
         if check_every and k % check_every == 0 and not bool(active.any()):
             return x, error, taken, k
         image = apply(direction)
-        step = torch.where(active, _divide(rho, inner(direction, image)), 0)
+        bend = inner(direction, image)
+        step = torch.where(active & (bend > 0), rho / bend, 0)
         x = torch.addcmul(x, expand(step, x), direction)
         residual = torch.addcmul(residual, expand(step, x), image, value=-1)
         z = residual if preconditioner is None else preconditioner(residual)
@@ -215,7 +215,7 @@ def _descend(
         direction = torch.addcmul(z, expand(_divide(rho_next, rho), x), direction)
         taken = taken + active
         squared = rho_next if preconditioner is None else inner(residual, residual)
-        error = torch.where(active, squared.clamp_min(0).sqrt(), error)
+        error = torch.where(active, squared.sqrt(), error)
         rho = rho_next
         active = active & (error > goal)
     return x, error, taken, iterations
@@ -251,8 +251,23 @@ def solve_normal(
         zero = torch.zeros(b.shape[0], dtype=real, device=b.device)
         return LinearSolve(x, zero, zero.long(), x.detach().isfinite().flatten(1).all(1))
     return cg(
-        lambda x: operator.normal(x) + shift * x, b, x0=x0, rtol=rtol, iterations=iterations, check_every=check_every
+        lambda x: add_scaled(operator.normal(x), shift, x),
+        b,
+        x0=x0,
+        rtol=rtol,
+        iterations=iterations,
+        check_every=check_every,
     )
+
+
+def add_scaled(a: Tensor, factor: Tensor | float, b: Tensor) -> Tensor:
+    """A + factor * b for a real factor, a number or a tensor that broadcasts to b, in one pass."""
+    if a.is_complex() and b.is_complex():
+        parts = factor[..., None] if isinstance(factor, Tensor) and factor.ndim else factor
+        return torch.view_as_complex(add_scaled(_real_view(a), parts, _real_view(b)))
+    if isinstance(factor, Tensor):
+        return torch.addcmul(a, factor, b)
+    return torch.add(a, b, alpha=factor)
 
 
 def lsqr(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from invreg._check import require_batch, require_finite, require_positive, require_tensor
 from invreg.interfaces import LinearOperator, Noise, Operator
-from invreg.linalg import cg, solve_normal
+from invreg.linalg import add_scaled, cg, solve_normal
 from invreg.noise import Gaussian, Poisson, TransmissionPoisson
 
 
@@ -161,13 +161,13 @@ class Problem:
         real = self.backprojection().is_complex() and not z.is_complex()  # which the closed form does not know
         if _is_scalar(noise.sigma) and not real:
             shift = noise.sigma**2 / variance
-            b = back * noise.sigma**2 + shift * z
+            b = add_scaled(back * noise.sigma**2, shift, z)
             return solve_normal(
                 operator, b, shift, x0=start, rtol=rtol, iterations=iterations, check_every=check_every
             ).x
         b = back + z / variance
         return cg(
-            lambda x: self.normal(x) + x / variance,
+            lambda x: add_scaled(self.normal(x), 1 / variance, x),
             b,
             x0=start,
             rtol=rtol,

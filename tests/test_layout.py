@@ -16,7 +16,7 @@ GROUND = ("solvers",)
 # a part imports only from lower numbers; the digit behind the point orders the parts of one floor
 FLOORS: dict[str, float] = {
     # 1: what everything stands on
-    **dict.fromkeys(("_check", "_files", "random", "_torchvision"), 1.0),
+    **dict.fromkeys(("_check", "_files", "_memory", "random", "_torchvision"), 1.0),
     **dict.fromkeys(("moments", "sample_distance"), 1.1),
     **dict.fromkeys(("_store", "interfaces", "_channels", "metrics", "phantom", "assets"), 1.1),
     **dict.fromkeys(("linalg", "data"), 1.2),

@@ -57,8 +57,9 @@ class DPS(DiffusionSampler):
         with torch.enable_grad():
             point = noisy.detach().requires_grad_()
             denoised = prior(point, level.sigma)
-            residual = _residual(problem, denoised)
-            (gradient,) = torch.autograd.grad(residual.sum(), point)
+            clean = problem.operator(denoised)
+            residual, slope = _residual(problem, clean.detach())
+            (gradient,) = torch.autograd.grad(clean, point, slope)
         # an infinite likelihood says in no direction that it could fall
         gradient = torch.where(expand(residual.isfinite(), gradient), gradient, torch.nan)
         # the image x of a variance-preserving diffusion is scaled by 1 / sqrt(1 + sigma^2), before and behind the step;
@@ -78,17 +79,23 @@ class DPS(DiffusionSampler):
         return ancestral(estimate.denoised, noisy, level, self.generator) - self.weight * guidance
 
 
-def _residual(problem: Problem, x: Tensor) -> Tensor:
-    """|y - A x| of each sample, in the units of A x for Gaussian noise and for counts, (B,)."""
-    noise, y, clean, seen = problem.noise, problem.y, problem.operator(x), problem.operator.sampled()
+def _residual(problem: Problem, clean: Tensor) -> tuple[Tensor, Tensor]:
+    """|y - clean| of each sample, in the units of clean for Gaussian noise and for counts, (B,), and its gradient."""
+    noise, y, seen = problem.noise, problem.y, problem.operator.sampled()
+
+    def kept(a: Tensor) -> Tensor:
+        return a if seen is None else torch.where(seen, a, 0)
+
     if isinstance(noise, Gaussian):  # whatever the operator is
-        miss = y - clean
-        return norm(miss if seen is None else torch.where(seen, miss, 0))
-    if isinstance(noise, Poisson):
-        weight = noise.photons * y.clamp_min(1).rsqrt()
-        weight = weight if seen is None else torch.where(seen, weight, 0)
+        slope = kept(clean - y)
+        size = norm(slope)
+    elif isinstance(noise, Poisson):
+        weight = kept(noise.photons * y.clamp_min(1).rsqrt())
         typical = norm(weight) * problem.count.clamp_min(1).to(weight).rsqrt()
-        return norm(weight * ((y - noise.background) / noise.photons - clean)) / torch.where(typical > 0, typical, 1)
-    value = 2 * noise.nll(clean, y, seen)
-    root: Tensor = torch.where(value == 0, 0, torch.where(value == 0, 1, value).sqrt())
-    return root
+        weight = weight / expand(torch.where(typical > 0, typical, 1), weight)
+        miss = weight * (clean - (y - noise.background) / noise.photons)
+        slope, size = weight * miss, norm(miss)
+    else:
+        slope, size = kept(noise.nll_gradient(clean, y)), (2 * noise.nll(clean, y, seen)).sqrt()
+    zero = expand(size == 0, slope)
+    return size, torch.where(zero, 0, slope / torch.where(zero, 1, expand(size, slope)))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from invreg._check import require_count, require_finite, require_positive, require_tensor
+from invreg._memory import keep_freed_memory
 from invreg.algorithms.reconstruction import History, Reconstruction, Status
 from invreg.interfaces import Denoiser, LinearOperator, Regularizer
 from invreg.problem import Problem
@@ -37,6 +38,7 @@ class Run(Generic[P, S], Iterator[S]):
         self.algorithm, self.problem, self.prior = algorithm, problem, prior
         self.iteration = 0
         self._start = time.perf_counter()
+        keep_freed_memory()
         with torch.no_grad():  # a learned prior would else keep the graph of every iteration
             self.state = algorithm.init(problem, prior, x0)
         self._change: list[Tensor] = []

@@ -121,7 +121,8 @@ class NetworkDenoiser(Denoiser):
         scale = self.path.scale(level)
         output = self._call(expand(scale, images) * images, self.path.time(level.clamp(*self.sigma_range)))
         skip, out = self._weights(level, scale)
-        return self._from_network(expand(skip, images) * images + expand(out, images) * output, x).to(x.dtype)
+        clean = torch.addcmul(expand(skip, images) * images, expand(out, images), output)
+        return self._from_network(clean, x).to(x.dtype)
 
     def _weights(self, sigma: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         """(skip, out) with x0 = skip * x + out * output."""

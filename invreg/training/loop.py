@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from invreg._check import require_count, require_positive
+from invreg._memory import keep_freed_memory
 from invreg._store import encode
 from invreg.training import checkpoint, parallel
 from invreg.training.average import Average
@@ -104,6 +105,7 @@ class Training(Iterator[Step], Generic[Batch]):
         self._identity: dict[str, Any] = {}
         self._saved = 0  # step of the last checkpoint
         self._saved_at = time.perf_counter()
+        keep_freed_memory()
         self._before: Randomness | None = None  # where the random sources stood before the step that is being taken
         self._buffers: dict[str, Tensor] = {}  # and what the model's buffers held, which objectives may change
         self._torn = False  # whether a step is half taken
