@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from invreg.algorithms import judge
 from invreg.assets import brain_slice
 from invreg.config import from_pretrained
 from invreg.interfaces import Denoiser
@@ -237,7 +238,7 @@ def test_the_other_tables_are_filled_run_by_run(
 
 
 @pytest.mark.slow(seconds=40)
-def test_what_the_tables_of_learned_priors_compare_on_a_brain(tmp_path: Path) -> None:
+def test_what_the_tables_of_learned_priors_compare_on_a_brain() -> None:
     script = load("experiments/priors_mri")
     head = brain_slice(0)
     source = avg_pool2d(head.image, 2), (1.0, 1.0)
@@ -266,6 +267,19 @@ def test_what_the_tables_of_learned_priors_compare_on_a_head() -> None:
     found = {name: load("experiments/compared").measured(*methods[name], one, tv, 0) for name in ("FBP", "TV", "DDS")}
     assert found["FBP"]["PSNR"] + 1 < min(found["TV"]["PSNR"], found["DDS"]["PSNR"])
     assert found["TV"]["apart"] == 0
+
+
+@pytest.mark.slow(seconds=40)
+def test_what_the_table_of_volumes_compares() -> None:
+    script = load("experiments/priors_volume")
+    plane = avg_pool2d(brain_slice(0).image, 2)[0]
+    one = script.scanned(torch.stack([plane] * 4), "x4", 0)
+    assert one.problem.y.shape == (1, 8, 4, script.SIDE, script.SIDE)
+    methods = script.methods(one.problem, {"TV": 10.0, "between": 3.0})
+    back, tv, dds = (methods[name][1]() for name in ("zero-filling", "TV", "DDS + TV between slices"))
+    known = [float(psnr(x.abs(), one.truth)) for x in (back, tv, dds)]
+    assert known[0] + 3 < known[1] < known[2]
+    assert 0.8 < float(judge(one.problem, dds, tv).chi_square) < 1.2
 
 
 @pytest.mark.slow(seconds=40)
@@ -310,6 +324,6 @@ def test_a_study_tunes_its_weights_and_does_each_run_once(tmp_path: Path, capsys
     assert made.count("image") == 2 * 2 * 2
     assert found["what/two/b/network"]["PSNR"] == pytest.approx(20, abs=1e-3)  # one tenth of the range of 1
     assert found["what/two/b/network"]["evaluations"] == 3
-    _, second = capsys.readouterr().out.split("| task |")[1:]
-    assert "| two | TV | 2 | 13.98 +- 0.00 | 0.00 +- 0.00 |" in second
-    assert "| two | network | 2 | 20.00 +- 0.00 | 6.02 +- 0.00 |" in second
+    _, second = capsys.readouterr().out.split("two, 2 slices:")[1:]
+    assert "| TV | 13.98 +- 0.00 |  |  | " in second
+    assert "| network | 20.00 +- 0.00 | +6.02 +- 0.00 | +6.02 | " in second

@@ -1,15 +1,17 @@
 """How reconstructions of many slices by many methods are compared: what is run, what is measured of it, the table."""
 
 import argparse
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from pathlib import Path
+from statistics import mean, median, stdev
 from typing import Any, Generic, TypeVar
 
 import torch
-from runs import Column, Numbers, do, read, table
+from runs import Numbers, do, read
 from torch import Tensor
 
 from invreg import config
@@ -22,17 +24,8 @@ from invreg.regularizers import PlugAndPlay, REDDiff, TotalVariation, published_
 
 S = TypeVar("S")
 SAMPLES = 8
-COLUMNS = (
-    Column("PSNR", "PSNR", 1, 2),
-    Column("above TV", "gain", 1, 2),
-    Column("SSIM", "SSIM", 1, 3),
-    Column("NRMSE", "NRMSE", 1, 3),
-    Column("chi-square", "chi-square", 1, 2),
-    Column("from TV", "apart", 1, 3),
-    Column("spread / error", "spread", 1, 2),
-    Column("evaluations", "evaluations", 1, 0),
-    Column("seconds", "seconds", 1, 1),
-)
+HEADS = ("method", "PSNR, dB", "above TV, dB", "least above TV", "SSIM", "NRMSE", "chi-square", "from TV",
+         "spread / error", "evaluations", "seconds")  # fmt: skip
 Made = Mapping[str, tuple[int, Callable[[], Any]]]
 """Of each method: evaluations of the network, and what makes the image or its posterior."""
 
@@ -157,7 +150,7 @@ class Study(Generic[S]):
 
 
 def compare(study: Study[Any], out: Path, tasks: Sequence[str], chosen: Sequence[str] = ()) -> None:
-    """Do what is not done yet of (task, slice, method), and print means and standard deviations over slices.
+    """Do what is not done yet of (task, slice, method), and print a table for each task.
 
     Args:
         study: what is compared.
@@ -185,12 +178,37 @@ def compare(study: Study[Any], out: Path, tasks: Sequence[str], chosen: Sequence
     methods = list(chosen or study.methods(scan(tasks[0], 0)[0].problem, weights[tasks[0]]))
     runs = {f"{study.name}/{t}/{s}/{m}": partial(job, t, i, m)
             for t in tasks for i, s in enumerate(slices) for m in methods}  # fmt: skip
-    found = do(out, runs)
-    for run_name, run in found["runs"].items():
-        beside = found["runs"].get(f"{run_name.rpartition('/')[0]}/TV", {})
-        run["gain"] = run.get("PSNR", float("nan")) - beside.get("PSNR", float("nan"))
-    groups = {(t, m): [f"{study.name}/{t}/{s}/{m}" for s in slices] for t in tasks for m in methods}
-    print(table(found, ("task", "method"), groups, COLUMNS))
+    found = do(out, runs)["runs"]
+    for t in tasks:
+        print(f"\n{t}, {len(slices)} slices:\n\n" + f"| {' | '.join(HEADS)} |\n" + "|---" * len(HEADS) + "|")
+        for m in methods:
+            print(
+                _row(m, [(found[f"{study.name}/{t}/{s}/{m}"], found.get(f"{study.name}/{t}/{s}/TV")) for s in slices])
+            )
+
+
+def _row(method: str, runs: Sequence[tuple[Numbers, Numbers | None]]) -> str:
+    """Means over slices, standard deviations for what is in dB, the median of the seconds."""
+
+    def spread(values: Sequence[float], sign: str = "") -> str:
+        return f"{mean(values):{sign}.2f} +- {stdev(values) if len(values) > 1 else 0:.2f}"
+
+    def middle(key: str, digits: int) -> str:
+        values = [one[key] for one, _ in runs if not math.isnan(one[key])]
+        return f"{mean(values):.{digits}f}" if values else ""
+
+    gains = [one["PSNR"] - tv["PSNR"] for one, tv in runs if tv is not None and method != "TV"]
+    cells = [
+        method,
+        spread([one["PSNR"] for one, _ in runs]),
+        *((spread(gains, "+"), f"{min(gains):+.2f}") if gains else ("", "")),
+        *(middle(key, digits) for key, digits in (("SSIM", 3), ("NRMSE", 3), ("chi-square", 2))),
+        middle("apart", 3) if method != "TV" else "",
+        middle("spread", 2),
+        str(runs[0][0]["evaluations"] or ""),
+        f"{median(one['seconds'] for one, _ in runs):.1f}",
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def add_options(parser: argparse.ArgumentParser, prior: str, tasks: Iterable[str], every: int) -> None:

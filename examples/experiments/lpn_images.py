@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from compared import Made, Scanned, Study, compare
-from priors_mri import icbm152
+from priors_mri import axial, icbm152
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
@@ -101,7 +101,7 @@ def main() -> None:
     study = Study(
         "slices",
         {str(i): squared(image) for i, image in enumerate(images)},
-        lambda: [squared(image) for image, _ in list(icbm152(30).values())[:3]],
+        lambda: [squared(image) for image, _ in list(axial(icbm152(), 30).values())[:3]],
         lambda task: {"TV": WEIGHTS[task], "LPN": RHO},
         scanned,
         solve,

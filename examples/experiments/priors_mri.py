@@ -58,13 +58,18 @@ def lines(acceleration: int, pattern: str, seed: int) -> Tensor:
     raise ValueError(f"acceleration must leave more than {CALIBRATION} lines, got {acceleration}")
 
 
-def axial(path: Path, every: int) -> Mapping[str, Slice]:
-    """Axial slices of a volume (z, y, x) that hold enough brain, each divided by its largest value."""
+def planes(path: Path, every: int) -> Mapping[str, Tensor]:
+    """Axial slices, (y, x), of a volume (z, y, x), that hold enough brain."""
     record = read_file(path)
     assert isinstance(record, Image)
     volume = record.data.squeeze().float()
     kept = [z for z in range(0, len(volume), every) if float((volume[z] > 0.1 * volume.max()).float().mean()) > 0.15]
-    return {f"z{z}": ((volume[z].flip(0) / volume[z].max())[None], (1.0, 1.0)) for z in kept}
+    return {f"z{z}": volume[z].flip(0) for z in kept}
+
+
+def axial(path: Path, every: int) -> Mapping[str, Slice]:
+    """Slices of 1 mm, each divided by its largest value."""
+    return {name: ((plane / plane.max())[None], (1.0, 1.0)) for name, plane in planes(path, every).items()}
 
 
 def proton_density(folder: Path, every: int) -> Mapping[str, Slice]:
@@ -79,12 +84,13 @@ def proton_density(folder: Path, every: int) -> Mapping[str, Slice]:
     return found
 
 
-def icbm152(every: int) -> Mapping[str, Slice]:
+def icbm152() -> Path:
+    """Where the file lies."""
     spec = find_spec("nilearn")
     if spec is None or spec.origin is None:
         raise SystemExit("icbm152 comes with nilearn: pip install 'invreg[priors]'")
     name = "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
-    return axial(Path(spec.origin).parent / "datasets" / "data" / name, every)
+    return Path(spec.origin).parent / "datasets" / "data" / name
 
 
 def scanned(source: Slice, task: str, seed: int) -> Scanned:
@@ -141,12 +147,12 @@ def main() -> None:
     source = {
         "colin27": lambda: axial(options.colin27, options.every),
         "pd": lambda: proton_density(options.pd, options.every),
-        "icbm152": lambda: icbm152(options.every),
+        "icbm152": lambda: axial(icbm152(), options.every),
     }
     study = Study(
         options.brain if options.prior == parser.get_default("prior") else f"{options.brain}, {options.prior}",
         source[options.brain](),
-        lambda: list(icbm152(30).values())[:3],
+        lambda: list(axial(icbm152(), 30).values())[:3],
         lambda _: WEIGHTS,
         scanned,
         classical,
