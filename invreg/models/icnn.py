@@ -96,6 +96,11 @@ class InputConvexNetwork(nn.Module, ABC):
         return softplus(x, self.beta, LINEAR_FROM)
 
 
+def _without_negative(weight: Tensor) -> Tensor:
+    """Zero in place of negative entries; unlike clamp_min of torch 2.15, with a gradient for those that are zero."""
+    return torch.where(weight >= 0, weight, 0)
+
+
 class ConvexMLP(InputConvexNetwork):
     """A fully connected input-convex network of vectors, (B, features).
 
@@ -138,10 +143,10 @@ class ConvexMLP(InputConvexNetwork):
         if x.ndim != 2 or x.shape[1] != self.features:
             raise ValueError(f"x must be (B, {self.features}), got {tuple(x.shape)}")
         z = self._activation(self.lifts[0](x))
-        total: Tensor = z @ self.outs[0].clamp_min(0)
+        total: Tensor = z @ _without_negative(self.outs[0])
         for lift, mix, out in zip(self.lifts[1:], self.mixes, self.outs[1:], strict=True):
-            z = self._activation(linear(z, mix.clamp_min(0)) + lift(x))
-            total = total + z @ out.clamp_min(0)
+            z = self._activation(linear(z, _without_negative(mix)) + lift(x))
+            total = total + z @ _without_negative(out)
         return total
 
 
@@ -216,10 +221,10 @@ class ConvexCNN(InputConvexNetwork):
         for k, (lift, out) in enumerate(zip(self.lifts, self.outs, strict=True)):
             cut = k * (self.kernel // 2)  # by which the layers so far have shrunk the image
             pushed = lift(extended[..., cut : extended.shape[-2] - cut, cut : extended.shape[-1] - cut])
-            z = self._activation(pushed if z is None else pushed + conv2d(z, self.mixes[k - 1].clamp_min(0)))
+            z = self._activation(pushed if z is None else pushed + conv2d(z, _without_negative(self.mixes[k - 1])))
             rim = self.radius - cut - self.kernel // 2
             inside = z[..., rim : rim + height, rim : rim + width]
-            total = total + inside.sum((-2, -1)) @ out.clamp_min(0)
+            total = total + inside.sum((-2, -1)) @ _without_negative(out)
         return total
 
 
