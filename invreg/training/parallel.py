@@ -8,11 +8,16 @@ inside autograd, do neither.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+LETTING_GO = 0.01
+"""Seconds for which the interpreter is free after the last message of a training. Threads of gloo drop the tensors they
+sent only then; if the interpreter ends first, they abort the process (pytorch/pytorch#190489)."""
 
 
 def world() -> int:
@@ -74,6 +79,7 @@ def gather_bytes(content: bytes, device: torch.device) -> list[bytes]:
     padded[: len(content)] = torch.frombuffer(bytearray(content), dtype=torch.uint8).to(device)
     received = [torch.zeros_like(padded) for _ in counts]
     dist.all_gather(received, padded)
+    time.sleep(LETTING_GO)
     return [bytes(one[:count].cpu().numpy().data) for one, count in zip(received, counts, strict=True)]
 
 
