@@ -155,7 +155,7 @@ def _of_kind(denoiser: Denoiser, text: str, wants_complex: bool) -> Denoiser:
     if is_complex:
         raise ValueError(
             f"prior {text} is for complex images, such as those of k-space, but the images of this scan are real; "
-            "take one with a layout for real images, or --prior tv"
+            "take --prior head-ct for a sinogram, one with a layout for real images, or --prior tv"
         )
     if denoiser is not network:
         raise ValueError(

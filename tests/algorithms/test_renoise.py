@@ -441,3 +441,4 @@ def test_no_step_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
                 patch.setattr(Tensor, method, read)
             next(run)
             next(run)
+        assert run.iteration == 3

@@ -26,7 +26,7 @@ def net() -> nn.Module:
     return nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 2)).double()
 
 
-def require_equal_gradients(
+def assert_equal_gradients(
     field: Callable[..., Tensor],
     tensors: list[Tensor],
     per_sample: bool,
@@ -66,12 +66,12 @@ class Field(nn.Module):
 
 def test_gradients_reach_the_parameters_of_a_module(per_sample: bool) -> None:
     field = Field()
-    require_equal_gradients(field, list(field.parameters()), per_sample)
+    assert_equal_gradients(field, list(field.parameters()), per_sample)
 
 
 def test_gradients_reach_a_module_in_a_closure(per_sample: bool) -> None:
     module = net()
-    require_equal_gradients(lambda t, y: module(y), list(module.parameters()), per_sample)
+    assert_equal_gradients(lambda t, y: module(y), list(module.parameters()), per_sample)
 
 
 def test_gradients_reach_a_module_in_a_partial(per_sample: bool) -> None:
@@ -80,18 +80,18 @@ def test_gradients_reach_a_module_in_a_partial(per_sample: bool) -> None:
     def field(module: nn.Module, t: Tensor, y: Tensor) -> Tensor:
         return module(y)
 
-    require_equal_gradients(functools.partial(field, module), list(module.parameters()), per_sample)
+    assert_equal_gradients(functools.partial(field, module), list(module.parameters()), per_sample)
 
 
 def test_gradients_reach_what_a_bound_method_holds(per_sample: bool) -> None:
     held = Held(net(), torch.tensor(0.5, dtype=torch.float64, requires_grad=True))
-    require_equal_gradients(held.slope, [*held.module.parameters(), held.scale], per_sample)
+    assert_equal_gradients(held.slope, [*held.module.parameters(), held.scale], per_sample)
 
 
 def test_gradients_reach_the_parameters_of_a_functional_call(per_sample: bool) -> None:
     module = net()
     parameters = {name: one.detach().clone().requires_grad_() for name, one in module.named_parameters()}
-    require_equal_gradients(
+    assert_equal_gradients(
         lambda t, y: torch.func.functional_call(module, parameters, (y,)), list(parameters.values()), per_sample
     )
 
@@ -99,34 +99,34 @@ def test_gradients_reach_the_parameters_of_a_functional_call(per_sample: bool) -
 def test_gradients_reach_tensors_that_were_computed(per_sample: bool) -> None:
     root = torch.tensor([[0.3, 0.1], [-0.2, 0.4]], dtype=torch.float64, requires_grad=True)
     weight = root.exp()
-    require_equal_gradients(lambda t, y: -y @ weight, [root, weight], per_sample)
+    assert_equal_gradients(lambda t, y: -y @ weight, [root, weight], per_sample)
 
 
 def test_gradients_reach_global_tensors(per_sample: bool) -> None:
-    require_equal_gradients(lambda t, y: -EVERYWHERE * y, [EVERYWHERE], per_sample)
+    assert_equal_gradients(lambda t, y: -EVERYWHERE * y, [EVERYWHERE], per_sample)
 
 
 def test_gradients_reach_arguments_in_containers(per_sample: bool) -> None:
     a, b = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (0.5, 0.2))
-    require_equal_gradients(lambda t, y, one, many: -one * y + many["b"][0], [a, b], per_sample, args=(a, {"b": [b]}))
+    assert_equal_gradients(lambda t, y, one, many: -one * y + many["b"][0], [a, b], per_sample, args=(a, {"b": [b]}))
 
 
 def test_gradients_reach_a_tensor_that_is_concatenated_with_others(per_sample: bool) -> None:
     a, b = (torch.tensor([x], dtype=torch.float64, requires_grad=True) for x in (0.5, 0.2))
-    require_equal_gradients(lambda t, y: -y * torch.cat([a, b]), [a, b], per_sample)
+    assert_equal_gradients(lambda t, y: -y * torch.cat([a, b]), [a, b], per_sample)
 
 
 def test_a_tensor_that_was_computed_from_another_does_not_count_twice(per_sample: bool) -> None:
     root = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
     weight = root.exp()
-    require_equal_gradients(lambda t, y: -root * y + weight * torch.cos(y), [root], per_sample)
+    assert_equal_gradients(lambda t, y: -root * y + weight * torch.cos(y), [root], per_sample)
 
 
 def test_a_chain_of_three_tensors_does_not_count_twice(per_sample: bool) -> None:
     module = net()
     first = module[0].weight.square().sum()
     second = first.sqrt() * module[2].bias.sum()
-    require_equal_gradients(
+    assert_equal_gradients(
         lambda t, y: module(y) + first * 0.1 * torch.sin(y) + second, list(module.parameters()), per_sample
     )
 
@@ -134,14 +134,14 @@ def test_a_chain_of_three_tensors_does_not_count_twice(per_sample: bool) -> None
 def test_parameters_that_two_modules_share_count_once(per_sample: bool) -> None:
     first, second = net(), net()
     second[0].weight = first[0].weight
-    require_equal_gradients(lambda t, y: first(y) - 0.5 * second(y), [first[0].weight, second[2].weight], per_sample)
+    assert_equal_gradients(lambda t, y: first(y) - 0.5 * second(y), [first[0].weight, second[2].weight], per_sample)
 
 
 @pytest.mark.parametrize("leaf", [True, False])
 def test_the_start_itself_may_stand_in_the_field(leaf: bool, per_sample: bool) -> None:
     root = start().requires_grad_()
     y0 = root if leaf else root * 1.5
-    require_equal_gradients(lambda t, y: y - 0.3 * y0, [root], per_sample, y0=y0)
+    assert_equal_gradients(lambda t, y: y - 0.3 * y0, [root], per_sample, y0=y0)
 
 
 REPLAYS = pytest.mark.parametrize("adjoint", [Checkpointed(), Checkpointed(tape=0)], ids=str)
@@ -202,7 +202,7 @@ def test_parameters_that_the_field_uses_only_later_get_their_gradients(per_sampl
     def field(t: Tensor, y: Tensor) -> Tensor:
         return first(y) if bool((t < 0.5).all()) else second(y)
 
-    require_equal_gradients(field, [*first.parameters(), *second.parameters()], per_sample)
+    assert_equal_gradients(field, [*first.parameters(), *second.parameters()], per_sample)
 
 
 def test_parameters_without_gradients_are_left_alone(per_sample: bool) -> None:
